@@ -1,0 +1,252 @@
+"""The comparison that the verdict is spoken on: winner, teacher and controls on the test rows, opened here, once.
+
+Everything the report shows is put together here as `Evidence`; nothing is measured twice and nothing is rounded.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from deshi.jobs import choose
+from deshi.jobs.choose import Chosen, Contender
+from deshi.jobs.data.model_folder import describe
+from deshi.jobs.evidence import decide, money, story
+from deshi.jobs.evidence.measure import Answers
+from deshi.jobs.evidence.schema import Evidence, Figure, ModelRow, Quality, SliceRow, TargetRow
+from deshi.jobs.evidence.scores import SCORES
+from deshi.jobs.ladder import Line, Plan
+from deshi.jobs.session import Machine, commit, describe_machine
+from deshi.jobs.stages.builds import size_mb
+from deshi.jobs.stages.lesson import Lesson
+from deshi.jobs.trial import Bench
+from deshi.serve import statistics
+from deshi.serve.encode import Encoder
+from deshi.serve.kpi import Target
+from deshi.serve.statistics import Interval
+
+PACKAGES = ("deshi", "torch", "ray", "deepspeed", "transformers", "onnxruntime", "openvino", "nncf", "optuna", "model2vec")
+
+
+def evidence(
+    lesson: Lesson,
+    machine: Machine,
+    bench: Bench,
+    plan: Plan,
+    chosen: Chosen,
+    controls: Sequence[Contender],
+    lines: Sequence[Line],
+    *,
+    seconds: dict[str, float],
+) -> Evidence:
+    """Opens the test split for all models together and speaks the verdict."""
+    recipe, splits = lesson.recipe, lesson.splits
+    contenders = [chosen.winner, chosen.teacher, *controls]
+    test = {each.id: choose.asked(lesson, each, "test") for each in contenders}
+    rows = [
+        model_row(lesson, each, test[each.id], test[chosen.teacher.id], chosen=each is chosen.winner)
+        for each in contenders
+    ]
+    won = rows[0]
+    kpis = decide.kpi_rows(won, recipe.kpi, recipe.targets, currency=recipe.business.currency)
+    drop = choose.drop_between(lesson, test[chosen.winner.id], test[chosen.teacher.id]).drop
+    return Evidence(
+        name=recipe.name,
+        task=recipe.task,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        commit=commit(),
+        versions={name: version(name) for name in PACKAGES},
+        machine=describe_machine() | {"nodes": machine.nodes},
+        recipe=recipe.model_dump(mode="json"),
+        currency=recipe.business.currency,
+        score_name=recipe.kpi.quality.score,
+        data=splits.facts(truncated=truncated(lesson)),
+        models=tuple(rows),
+        front=story.front(lines, chosen.winner.id),
+        waterfall=story.waterfall(lesson, machine, bench, chosen),
+        orders=story.orders(lesson, plan, lines),
+        kpis=kpis,
+        verdict=decide.verdict(drop, kpis, confidence=recipe.kpi.quality.confidence),
+        removed=story.removed(lesson, chosen),
+        licences={"teacher": recipe.teacher.licence, "data": recipe.data.licence},
+        how=story.HOW,
+        seconds=seconds,
+    )
+
+
+def model_row(lesson: Lesson, each: Contender, told: Answers, taught: Answers, *, chosen: bool) -> ModelRow:
+    """One model's row: quality against the teacher, operations by target."""
+    facts = describe(each.finalist.model.path / "model")
+    is_teacher = each.id == "teacher"
+    return ModelRow(
+        id="chosen" if chosen else each.id,
+        role="chosen" if chosen else "teacher" if is_teacher else "control",
+        digest=each.finalist.folder.digest,
+        chain=each.candidate.chain,
+        parameters=facts["parameters"],
+        layers=facts["layers"],
+        ffn=facts["ffn"],
+        vocabulary=facts["vocabulary"],
+        scheme=each.candidate.scheme,
+        training_steps=each.candidate.steps,
+        quality=quality(lesson, each, told, None if is_teacher else taught),
+        targets=tuple(target_row(lesson, each, target) for target in lesson.recipe.targets),
+    )
+
+
+def quality(lesson: Lesson, each: Contender, told: Answers, taught: Answers | None) -> Quality:
+    """Score, paired drop, flips, agreement, KL, calibration and slices on the test rows."""
+    recipe = lesson.recipe
+    confidence, seed = recipe.kpi.quality.confidence, recipe.seed
+    n = len(told.labels)
+    ece = statistics.expected_calibration_error(np.exp(told.log_probs), told.labels, confidence=confidence, seed=seed)
+    common: dict[str, Any] = {
+        "score": score_figure(lesson, told),
+        "calibration_error": _figure(ece, "share", "expected calibration error, 15 bins, after temperature"),
+        "unknown_token_rate": unknown_tokens(lesson, each),
+    }
+    if taught is None:
+        return Quality(**common)
+    paired = choose.drop_between(lesson, told, taught)
+    kl = statistics.mean_interval(
+        statistics.kl_rows(taught.log_probs, told.log_probs), confidence=confidence, seed=seed
+    )
+    same = int(np.sum(told.predictions == taught.predictions))
+    return Quality(
+        **common,
+        drop=_figure(paired.drop, "share", "paired bootstrap over test rows, teacher minus this model"),
+        mcnemar_p=paired.mcnemar_p,
+        flips_to_wrong=paired.flips_to_wrong,
+        flips_to_right=paired.flips_to_right,
+        agreement=_figure(
+            statistics.proportion_interval(same, n, confidence=confidence), "share", "same class as the teacher, Wilson"
+        ),
+        kl=_figure(kl, "nats", "mean KL(teacher || model) a test row"),
+        slices=slices(lesson, told, taught),
+    )
+
+
+def score_figure(lesson: Lesson, told: Answers) -> Figure:
+    """The task's score with a bootstrap interval over rows."""
+    recipe = lesson.recipe
+    name = recipe.kpi.quality.score
+    found = statistics.score_interval(
+        lambda labels, predictions: SCORES[name](labels, predictions, len(lesson.splits.labels)),
+        told.labels,
+        told.predictions,
+        confidence=recipe.kpi.quality.confidence,
+        seed=recipe.seed,
+    )
+    return _figure(found, "share", f"{name} on the test rows, bootstrap over rows")
+
+
+def slices(lesson: Lesson, told: Answers, taught: Answers) -> tuple[SliceRow, ...]:
+    """Each value of each slice column: paired accuracy on its rows."""
+    table, recipe = lesson.splits.table("test"), lesson.recipe
+    right, taught_right = told.predictions == told.labels, taught.predictions == taught.labels
+    found = []
+    for column in recipe.data.slices:
+        values = np.array([value or "" for value in table[column].to_pylist()])
+        for value in sorted(set(values.tolist())):
+            here = values == value
+            paired = statistics.paired_drop(
+                taught_right[here], right[here], confidence=recipe.kpi.quality.confidence, seed=recipe.seed
+            )
+            share = statistics.proportion_interval(
+                int(right[here].sum()), int(here.sum()), confidence=recipe.kpi.quality.confidence
+            )
+            found.append(
+                SliceRow(
+                    column=column,
+                    value=value,
+                    n=int(here.sum()),
+                    score=_figure(share, "share", "accuracy on the slice's test rows, Wilson"),
+                    teacher_score=float(taught_right[here].mean()),
+                    drop=_figure(paired.drop, "share", "paired bootstrap over the slice's test rows"),
+                )
+            )
+    return tuple(found)
+
+
+def target_row(lesson: Lesson, each: Contender, target: Target) -> TargetRow:
+    """One model on one target: measured here, or projected from the target of this machine that is nearest to it."""
+    recipe, cores = lesson.recipe, os.cpu_count() or 1
+    served = each.finalist.serving.targets[target.name]
+    here = target.threads <= cores
+    basis: Any = "measured" if here else "projected"
+    how = f"{min(target.threads, cores)} threads, interleaved with the teacher's fp32 ONNX Runtime build"
+    if not here:
+        how += f"; this machine has {cores} cores, {target.threads} threads are assumed to be no slower"
+    build = served.builds["1x16"]
+    row = next(row for row in each.finalist.latency[target.name] if row.engine == build and row.shape == "1x16")
+    felt = each.felt.get(target.name)
+    rate = felt.throughput_rps if felt else None
+    latency = felt.latency if felt else None
+    if felt is None and each.felt and not here:
+        nearest = max(each.felt, key=lambda name: next(t.threads for t in recipe.targets if t.name == name))
+        rate, latency = story.projected(each.felt[nearest], nearest, target)
+    size = size_mb(each.finalist.folder.path, served.build_ids)
+    costs: dict[str, Figure] = {}
+    if rate is not None and rate.value:
+        needed = money.machines(recipe.business.peak_rps, rate.value)
+        costs = {
+            "machines": Figure(value=needed, unit="machines", basis="computed", how="ceil(peak_rps / rate in the limit)"),
+            "cost_per_1000": Figure(
+                value=money.cost_per_1000(needed, target.price_per_hour, recipe.business.requests_per_month),
+                unit=recipe.business.currency,
+                basis="computed" if here else "projected",
+                how="machines x price_per_hour x 730 h / requests_per_month x 1,000",
+            ),
+            "cost_per_1000_full_use": Figure(
+                value=money.cost_per_1000_full_use(target.price_per_hour, rate.value),
+                unit=recipe.business.currency,
+                basis="computed" if here else "projected",
+                how="lower bound: one machine that is never idle",
+            ),
+        }
+    return TargetRow(
+        target=target.name,
+        build=build,
+        builds=served.builds,
+        engine_ms=Figure(
+            value=row.median_ms, unit="ms", n=row.n, low=row.low, high=row.high, basis=basis, how=f"1 row of 16 tokens, {how}"
+        ),
+        ratio_to_teacher=Figure(
+            value=row.ratio_to_reference, unit="ratio", n=row.n, low=row.ratio_low, high=row.ratio_high, basis=basis, how=how
+        ),
+        latency=latency,
+        throughput_rps=rate,
+        memory_mb=felt.memory_mb if felt else None,
+        size_mb=Figure(value=size, unit="MB", how="engine builds, tokenizer, and the model where a build reads it"),
+        **costs,
+    )
+
+
+def unknown_tokens(lesson: Lesson, each: Contender) -> Figure:
+    """Share of test tokens that the model's tokenizer does not know."""
+    from deshi.jobs.stages.vocabulary import unknown_token_rate
+
+    texts = lesson.splits.table("test")["text"].to_pylist()
+    unknown, total = unknown_token_rate(each.finalist.model.path / "model" / "tokenizer.json", texts)
+    found = statistics.proportion_interval(unknown, max(total, 1), confidence=lesson.recipe.kpi.quality.confidence)
+    return _figure(found, "share", "tokens of the test rows that are unknown to the tokenizer")
+
+
+def truncated(lesson: Lesson) -> dict[str, float]:
+    """Share of rows that are cut at max_length, by split, as the teacher's tokenizer counts."""
+    encoder = Encoder(lesson.teacher / "tokenizer.json", max_length=lesson.recipe.data.max_length)
+    shares = {}
+    for split in ("train", "unlabelled", "validation", "test"):
+        texts = lesson.splits.table(split)["text"].to_pylist()
+        shares[split] = encoder.truncated(texts) / len(texts) if texts else 0.0
+    return shares
+
+
+def _figure(interval: Interval, unit: str, how: str) -> Figure:
+    ends = [end if np.isfinite(end) else None for end in (interval.low, interval.high)]
+    return Figure(value=interval.value, unit=unit, n=interval.n, low=ends[0], high=ends[1], how=how)

@@ -1,0 +1,130 @@
+"""What a user feels: latency, throughput and memory through the running endpoint, per target.
+
+The endpoint is the very process that `deshi serve` starts, on a free loopback port. Requests arrive by an open loop at
+the recipe's `peak_rps`; the reply's Server-Timing header splits each latency into queue and engine, the rest is HTTP,
+and the network round trip of the target is added and shown apart. Load generator and server share this machine's cores,
+so the figures are upper bounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deshi.jobs.evidence.load import Memory, find_throughput_within, in_own_process, process_tree_peak
+from deshi.jobs.evidence.schema import Figure, LatencyParts
+from deshi.serve.kpi import Frozen, Target
+from deshi.serve.statistics import quantile_interval
+
+START_LIMIT_S = 120
+
+
+class Felt(Frozen):
+    """What was measured through one endpoint."""
+
+    latency: LatencyParts
+    throughput_rps: Figure
+    memory_mb: Figure
+
+
+@contextlib.contextmanager
+def running(folder: Path, target: Target) -> Iterator[tuple[str, Memory]]:
+    """Starts the endpoint of a folder for a target, yields its URL and memory, and stops it.
+
+    Raises:
+        ValueError: if it does not answer within two minutes, with the end of what it printed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    module = "deshi.serve.run" if target.serves_with_ray else "deshi.serve.process"
+    command = [sys.executable, "-m", module, str(folder), "--target", target.name, "--port", str(port)]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with tempfile.TemporaryFile() as said:
+        server = subprocess.Popen(command, stdout=said, stderr=said, env=env, start_new_session=True)
+        try:
+            with process_tree_peak(server.pid) as memory:
+                _wait(f"http://127.0.0.1:{port}/healthz", server, said)
+                yield f"http://127.0.0.1:{port}/classify", memory
+        finally:
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+
+
+def felt(
+    folder: Path,
+    target: Target,
+    texts: Sequence[str],
+    *,
+    peak_rps: float,
+    limit_ms: float | None,
+    confidence: float,
+    seconds: float,
+    seed: int,
+) -> Felt:
+    """Measures a served folder on a target of this machine.
+
+    `limit_ms` is the KPI for p95 as felt; throughput is the highest rate that keeps p95 below it (below ten times the
+    quiet p95 where there is no KPI).
+    """
+    with running(folder, target) as (url, memory):
+        in_own_process("open", url, texts, rps=min(peak_rps, 20), seconds=2, seed=seed + 1)  # warm-up
+        samples = in_own_process("open", url, texts, rps=peak_rps, seconds=seconds, seed=seed)
+        good = [sample for sample in samples if sample.status == 200]
+        if not good:
+            raise ValueError(f"the endpoint of {target.name!r} answered none of {len(samples)} requests; see its log")
+        quiet_p95 = float(np.quantile([sample.latency_ms for sample in good], 0.95))
+        limit = max(limit_ms - target.rtt_ms, 1.0) if limit_ms else 10 * quiet_p95
+        rps, _ = find_throughput_within(url, texts, limit_ms_p95=limit, start_rps=max(peak_rps, 20), seed=seed)
+    network = target.rtt_ms
+    how = f"open loop, {peak_rps:g} rps for {seconds:g} s on loopback, {len(good)} of {len(samples)} answered"
+
+    def figure(values: Sequence[float], quantile: float, added: float = 0.0) -> Figure:
+        interval = quantile_interval(values, quantile, confidence=confidence)
+        ends = [end + added if np.isfinite(end) else None for end in (interval.low, interval.high)]
+        return Figure(value=interval.value + added, unit="ms", n=interval.n, low=ends[0], high=ends[1], how=how)
+
+    latencies = [sample.latency_ms for sample in good]
+    return Felt(
+        latency=LatencyParts(
+            p50=figure(latencies, 0.5, network),
+            p95=figure(latencies, 0.95, network),
+            engine_p95=figure([sample.engine_ms or 0.0 for sample in good], 0.95),
+            queue_p95=figure([sample.queue_ms or 0.0 for sample in good], 0.95),
+            http_p95=figure([sample.http_ms or 0.0 for sample in good], 0.95),
+            network=Figure(value=network, unit="ms", basis="computed", how="the target's rtt_ms in the recipe"),
+        ),
+        throughput_rps=Figure(
+            value=rps, unit="1/s", how=f"highest open-loop rate with p95 <= {limit:.0f} ms before the network"
+        ),
+        memory_mb=Figure(
+            value=memory.peak_mb, unit="MB", how=f"peak {memory.basis} of the serving process tree, start included"
+        ),
+    )
+
+
+def _wait(url: str, server: subprocess.Popen[bytes], said: object) -> None:
+    until = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < until and server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as reply:  # noqa: S310
+            if reply.status == 200:
+                return
+        time.sleep(0.2)
+    said.seek(0)  # type: ignore[attr-defined]
+    tail = " ".join(said.read().decode(errors="replace").split())[-600:]  # type: ignore[attr-defined]
+    raise ValueError(f"the endpoint did not answer at {url} within {START_LIMIT_S} s; it said: {tail}")

@@ -1,0 +1,223 @@
+"""`evidence.json`: every number the report shows, each with n, interval and how it was measured.
+
+One schema, written by `poc.py`, read by the report and by `deshi verify`. The report is a pure function of
+it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from deshi.serve.kpi import Frozen
+
+Basis = Literal["measured", "projected", "computed", "not measured"]
+KpiVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "NO TARGET"]
+Decision = Literal["ACCEPT", "REJECT", "INCONCLUSIVE"]
+
+
+class Figure(Frozen):
+    """A number with what it is worth."""
+
+    value: float | None
+    unit: str
+    n: int | None = Field(None, description="observations behind the value")
+    low: float | None = Field(None, description="lower end of the interval at the recipe's confidence")
+    high: float | None = None
+    basis: Basis = "measured"
+    how: str = Field("", description="one line: the command, function or formula that gave it")
+
+
+class SliceRow(Frozen):
+    """The score of one slice, paired with the teacher on the same rows."""
+
+    column: str
+    value: str
+    n: int
+    score: Figure
+    teacher_score: float
+    drop: Figure
+
+
+class Quality(Frozen):
+    """One model on the test split, paired with the teacher row by row."""
+
+    score: Figure
+    drop: Figure | None = Field(
+        None, description="teacher's score minus this one's; None for the teacher itself"
+    )
+    mcnemar_p: float | None = None
+    flips_to_wrong: int = 0
+    flips_to_right: int = 0
+    agreement: Figure | None = None
+    kl: Figure | None = Field(None, description="KL(teacher || model), nats a row")
+    calibration_error: Figure | None = None
+    unknown_token_rate: Figure | None = None
+    slices: tuple[SliceRow, ...] = ()
+
+
+class LatencyParts(Frozen):
+    """What a request takes on one target, ms, at the recipe's peak_rps under open-loop load."""
+
+    p50: Figure
+    p95: Figure
+    engine_p95: Figure
+    queue_p95: Figure
+    http_p95: Figure
+    network: Figure
+
+
+class TargetRow(Frozen):
+    """One model on one target."""
+
+    target: str
+    build: str
+    builds: dict[str, str] = Field(default_factory=dict, description="shape class -> build, as served")
+    engine_ms: Figure = Field(description="median of one row of 16 tokens in the engine alone")
+    ratio_to_teacher: Figure = Field(description="engine time over the teacher's, interleaved in one window")
+    latency: LatencyParts | None = None
+    throughput_rps: Figure | None = None
+    memory_mb: Figure | None = None
+    size_mb: Figure
+    machines: Figure | None = Field(None, description="whole machines for peak_rps within the latency limit")
+    cost_per_1000: Figure | None = None
+    cost_per_1000_full_use: Figure | None = Field(None, description="a lower bound only: never idle")
+
+
+class ModelRow(Frozen):
+    """The chosen student, the teacher, or a control: they stand in the same table."""
+
+    id: str = Field(
+        description="chosen | teacher | quantize-only | undistilled-pretrained | undistilled-teacher | static"
+    )
+    role: Literal["chosen", "teacher", "control"]
+    digest: str
+    chain: tuple[str, ...] = ()
+    parameters: int
+    layers: int
+    ffn: int
+    vocabulary: int
+    scheme: str
+    training_steps: int
+    quality: Quality
+    targets: tuple[TargetRow, ...]
+
+
+class TrialPoint(Frozen):
+    """One trial of the search, as on the Pareto picture (validation figures only)."""
+
+    number: int
+    family: str
+    chain: tuple[str, ...]
+    rung: int
+    score: float = Field(description="on the validation rows")
+    agreement: float = Field(description="with the teacher, on held-out unlabelled rows")
+    latency_ms: float
+    size_mb: float
+    on_front: bool
+    chosen: bool
+
+
+class WaterfallStep(Frozen):
+    """The winner after one of its stages (validation score; latency on the first target)."""
+
+    stage: str
+    score: float
+    latency_ms: float
+    size_mb: float
+    cost_per_1000: float | None
+
+
+class OrderRow(Frozen):
+    """One stage order at equal training budget; `illegal` says why it was not run."""
+
+    name: str
+    chain: tuple[str, ...]
+    article: bool = Field(False, description="the order of the article this product follows")
+    score: Figure | None = None
+    agreement: Figure | None = None
+    size_mb: float | None = None
+    training_steps: int = 0
+    illegal: str | None = None
+
+
+class KpiRow(Frozen):
+    """One KPI: target, measured value, interval, verdict."""
+
+    axis: Literal["quality", "operations", "risk"]
+    name: str
+    limit: float | None
+    limit_is: Literal["at most", "at least"]
+    figure: Figure
+    verdict: KpiVerdict
+
+
+class Reason(Frozen):
+    """Why a verdict is what it is: a code with words in each language, and the sentence in English."""
+
+    code: str = Field(description="a key of deshi.jobs.evidence.decide.SENTENCES")
+    values: dict[str, str] = Field(default_factory=dict, description="what the sentence is filled with")
+    text: str
+
+
+class Verdict(Frozen):
+    """Spoken after the test split was opened, once."""
+
+    decision: Decision
+    reasons: tuple[Reason, ...]
+    rows_needed: int | None = Field(
+        None, description="test rows that would settle an INCONCLUSIVE quality verdict"
+    )
+
+
+class DataFacts(Frozen):
+    """What the rows were and who got which labels."""
+
+    rows: dict[str, int] = Field(description="train, unlabelled, agreement, calibration, validation, test")
+    labels: dict[str, int] = Field(description="labels used for training, selection, test")
+    classes: tuple[str, ...]
+    truncated: dict[str, float] = Field(description="share of rows cut at max_length, by split")
+    duplicates_dropped: int
+    near_twins: int = Field(description="test rows with a near-twin among the rows that any model saw")
+    fingerprints: dict[str, str]
+
+
+class Removed(Frozen):
+    """What the winner no longer has."""
+
+    layers: tuple[int, ...] = Field((), description="teacher layers dropped, counted from 0")
+    ffn_share: float = 0.0
+    vocabulary: int = 0
+    parameters_share: float = 0.0
+    bits: str = ""
+
+
+class Evidence(Frozen):
+    """All of it."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    task: str
+    created: str = Field(description="UTC, ISO 8601")
+    commit: str
+    versions: dict[str, str]
+    machine: dict[str, Any] = Field(description="cpu, cores, memory_gb, platform, gpu")
+    recipe: dict[str, Any]
+    currency: str
+    score_name: str
+    data: DataFacts
+    models: tuple[ModelRow, ...]
+    front: tuple[TrialPoint, ...]
+    waterfall: tuple[WaterfallStep, ...]
+    orders: tuple[OrderRow, ...]
+    kpis: tuple[KpiRow, ...]
+    verdict: Verdict
+    removed: Removed
+    licences: dict[str, str]
+    how: dict[str, str] = Field(default_factory=dict, description="what was done in words, by topic")
+    seconds: dict[str, float] = Field(default_factory=dict, description="wall time by stage")
+
+    def model_row(self, id: str) -> ModelRow | None:
+        """The row of that id, if there is one."""
+        return next((row for row in self.models if row.id == id), None)

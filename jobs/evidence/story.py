@@ -1,0 +1,196 @@
+"""How the winner came to be, as rows of the evidence: the front, the waterfall of its stages, the orders compared, what
+was removed, and the figures of a target that could only be projected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deshi.jobs.choose import Chosen
+from deshi.jobs.data.model_folder import describe
+from deshi.jobs.evidence import measure, money
+from deshi.jobs.evidence.endpoint import Felt
+from deshi.jobs.evidence.schema import Figure, LatencyParts, OrderRow, Removed, TrialPoint, WaterfallStep
+from deshi.jobs.evidence.scores import SCORES
+from deshi.jobs.ladder import Line, Plan, dominates, promising
+from deshi.jobs.session import Machine
+from deshi.jobs.stages import builds, chain
+from deshi.jobs.stages.candidate import Candidate
+from deshi.jobs.stages.lesson import Lesson
+from deshi.jobs.stages.orders import legal
+from deshi.jobs.storage import Output
+from deshi.jobs.trial import Bench
+from deshi.serve.kpi import Target
+from deshi.serve.statistics import proportion_interval
+
+BITS = {"fp32": "32-bit floating point", "w8a8": "8-bit weights and activations", "w8a16": "8-bit weights"}
+HOW = {
+    "intervals": "one-sided at kpi.quality.confidence at each end; a verdict asks whether all of the interval lies within "
+    "the limit",
+    "selection": "candidates were ranked on validation labels and on agreement with the teacher on held-out unlabelled "
+    "rows; the test rows were opened once, after the choice",
+    "latency": "engines timed in one window, in random order, beside the teacher's fp32 build; latency as felt measured "
+    "through the running endpoint by an open loop at peak_rps on loopback, load generator on the same cores",
+    "cost": "whole machines at peak_rps within the latency limit, paid for all month; cost at full use is a lower bound",
+    "controls": "the same shape, steps, labels and engine as the winner, without the teacher's answers",
+}
+
+
+def front(lines: Sequence[Line], chosen_id: str) -> tuple[TrialPoint, ...]:
+    """Every trial that succeeded, and whether it is on the front of quality, latency and size."""
+    good = [line for line in lines if line["error"] is None]
+    points = []
+    for number, line in enumerate(good):
+        candidate = Candidate(**line["candidate"])
+        points.append(
+            TrialPoint(
+                number=number,
+                family=candidate.family,
+                chain=candidate.chain,
+                rung=line["rung"],
+                score=line["score"],
+                agreement=line["agreement"],
+                latency_ms=line["latency_ms"],
+                size_mb=line["size_mb"],
+                on_front=not any(dominates(other, line) for other in good),
+                chosen=line["id"] == chosen_id,
+            )
+        )
+    return tuple(points)
+
+
+def waterfall(lesson: Lesson, machine: Machine, bench: Bench, chosen: Chosen) -> tuple[WaterfallStep, ...]:
+    """The winner after each stage that changed it, on validation rows and the first target."""
+    candidate = chosen.winner.candidate
+    steps: list[WaterfallStep] = []
+    seen: set[str] = set()
+    yardstick = Output(key=bench.yardstick_key, storage=lesson.storage)
+    made = chain.steps_of(candidate, lesson, machine)
+    if made[0][1].key != lesson.teacher_key:
+        made.insert(0, ("teacher", Output(key=lesson.teacher_key, storage=lesson.storage)))
+    for stage, model in made:
+        is_last = stage == "quantize" or candidate.family == "static"
+        build = measure.YARDSTICK
+        if is_last:
+            build = next(iter(chosen.winner.finalist.serving.targets.values())).builds["1x16"]
+        if stage == "static" or f"{model.key}/{build}" not in seen:
+            name = "teacher" if model.key == lesson.teacher_key and not is_last else stage
+            steps.append(_after(name, model, build, lesson, bench, yardstick))
+        seen.add(f"{model.key}/{build}")
+    return tuple(steps)
+
+
+def _after(
+    stage: str, model: Output, build: str, lesson: Lesson, bench: Bench, yardstick: Output
+) -> WaterfallStep:
+    recipe, target = lesson.recipe, lesson.recipe.targets[0]
+    served = builds.export(lesson, model, [build])
+    rows = measure.latency(
+        lesson, served, yardstick, builds=[build], threads=bench.threads, shapes=bench.shape
+    )
+    ms = next(row.median_ms for row in rows if row.engine == build)
+    asked = measure.classifier(served.path, lesson, measure.everywhere(build), threads=bench.threads)
+    told = measure.answers(asked, lesson.splits.table("validation"), lesson.splits.labels)
+    score = SCORES[recipe.kpi.quality.score](told.labels, told.predictions, len(lesson.splits.labels))
+    return WaterfallStep(
+        stage=stage,
+        score=score,
+        latency_ms=ms,
+        size_mb=builds.size_mb(served.path, [build]),
+        cost_per_1000=money.cost_per_1000_full_use(target.price_per_hour, 1e3 / ms),
+    )
+
+
+def orders(lesson: Lesson, plan: Plan, lines: Sequence[Line]) -> tuple[OrderRow, ...]:
+    """Each stage order on one shape at one budget; the illegal ones with the reason."""
+    bottom = [line for line in lines if line["rung"] == 0]
+    shapes = promising(bottom, plan)
+    found = []
+    for order in plan.orders:
+        why_not = legal(order.chain, parent_kept=True)
+        if why_not is not None:
+            found.append(OrderRow(name=order.name, chain=order.chain, article=order.article, illegal=why_not))
+            continue
+        line = next((line for line in lines if line["error"] is None and _is(line, order.name, shapes)), None)
+        if line is None:
+            continue
+        n = lesson.splits.table("validation").num_rows
+        share = proportion_interval(
+            round(line["score"] * n), n, confidence=lesson.recipe.kpi.quality.confidence
+        )
+        found.append(
+            OrderRow(
+                name=order.name,
+                chain=order.chain,
+                article=order.article,
+                score=Figure(
+                    value=line["score"], unit="share", n=n, low=share.low, high=share.high, how="validation rows, Wilson"
+                ),
+                agreement=Figure(
+                    value=line["agreement"],
+                    unit="share",
+                    n=lesson.splits.table("agreement").num_rows,
+                    how="same class as the teacher on held-out unlabelled rows",
+                ),
+                size_mb=line["size_mb"],
+                training_steps=line["candidate"]["steps"],
+            )
+        )
+    return tuple(found)
+
+
+def _is(line: Line, name: str, shapes: Sequence[Candidate]) -> bool:
+    candidate = Candidate(**line["candidate"])
+    if candidate.order != name:
+        return False
+    if not candidate.steps or "prune" not in candidate.chain:
+        return True
+    return bool(shapes) and candidate.shape == shapes[0].shape
+
+
+def removed(lesson: Lesson, chosen: Chosen) -> Removed:
+    """What the winner no longer has, against the teacher."""
+    winner, candidate = chosen.winner, chosen.winner.candidate
+    mine, full = describe(winner.finalist.model.path / "model"), describe(lesson.teacher)
+    share = 1 - mine["parameters"] / full["parameters"]
+    if candidate.family == "static":
+        return Removed(
+            layers=tuple(range(full["layers"])),
+            ffn_share=1.0,
+            vocabulary=full["vocabulary"] - mine["vocabulary"],
+            parameters_share=share,
+            bits=BITS[candidate.scheme],
+        )
+    layers: tuple[int, ...] = ()
+    if candidate.start != "student-model":
+        kept_in = chain.cut_depth(chain.parent(candidate, lesson), candidate, lesson).path / "kept.txt"
+        kept = {int(layer) for layer in kept_in.read_text(encoding="utf-8").split()}
+        layers = tuple(layer for layer in range(full["layers"]) if layer not in kept)
+    return Removed(
+        layers=layers,
+        ffn_share=max(0.0, 1 - mine["ffn"] / full["ffn"]),
+        vocabulary=max(0, full["vocabulary"] - mine["vocabulary"]),
+        parameters_share=max(0.0, share),
+        bits=BITS[candidate.scheme],
+    )
+
+
+def projected(felt: Felt, measured_on: str, target: Target) -> tuple[Figure, LatencyParts]:
+    """Throughput and latency of a target that this machine cannot be: those of `measured_on`, with its own network."""
+
+    def moved(figure: Figure, by: float) -> Figure:
+        ends = [end if end is None else end + by for end in (figure.value, figure.low, figure.high)]
+        how = f"as measured on {measured_on!r}, assuming that {target.threads} threads are no slower; {figure.how}"
+        return figure.model_copy(
+            update={"value": ends[0], "low": ends[1], "high": ends[2], "basis": "projected", "how": how}
+        )
+
+    parts = felt.latency
+    by = target.rtt_ms - (parts.network.value or 0.0)
+    return moved(felt.throughput_rps, 0.0), LatencyParts(
+        p50=moved(parts.p50, by),
+        p95=moved(parts.p95, by),
+        engine_p95=moved(parts.engine_p95, 0.0),
+        queue_p95=moved(parts.queue_p95, 0.0),
+        http_p95=moved(parts.http_p95, 0.0),
+        network=parts.network.model_copy(update={"value": target.rtt_ms}),
+    )

@@ -1,0 +1,109 @@
+"""Finalists: from a line of the ledger to a folder that could be released, with its engine chosen per target and shape.
+
+Every build that has a chance is timed at all shape classes and at the threads of each target, interleaved with the
+teacher. The fewest builds within 3% of the best are kept, and only those are in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deshi.jobs.evidence import measure
+from deshi.jobs.evidence.latency import LatencyRow, choose_builds
+from deshi.jobs.stages import builds
+from deshi.jobs.stages.lesson import Lesson
+from deshi.jobs.storage import Output
+from deshi.serve.kpi import Target
+from deshi.serve.serving import SERVING_FILE, ServedTarget, Serving
+from deshi.serve.statistics import fit_temperature
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """A served folder (`folder.path` holds serving.json too) and the latency rows of each target."""
+
+    id: str
+    model: Output
+    folder: Output
+    latency: dict[str, list[LatencyRow]]
+
+    @property
+    def serving(self) -> Serving:
+        """What the ingress will answer with."""
+        return Serving.read(self.folder.path)
+
+
+def local_threads(target: Target, cores: int) -> int:
+    """Threads this target gets here; a target with more than this machine has is projected from all of it."""
+    return min(target.threads, cores)
+
+
+def finalist(
+    id: str, lesson: Lesson, model: Output, names: tuple[str, ...], yardstick: Output, *, cores: int
+) -> Finalist:
+    """Chooses engines per target, calibrates the temperature on validation rows, and lays out the folder."""
+    tried = builds.export(lesson, model, names)
+    latency = {
+        target.name: measure.latency(
+            lesson, tried, yardstick, builds=names, threads=local_threads(target, cores)
+        )
+        for target in lesson.recipe.targets
+    }
+    targets = {
+        target.name: ServedTarget(
+            threads=target.threads,
+            builds=choose_builds([row for row in latency[target.name] if row.engine in names]),
+        )
+        for target in lesson.recipe.targets
+    }
+    kept = sorted({build for target in targets.values() for build in target.build_ids})
+    inputs = {
+        "served": tried.key,
+        "targets": {name: target.model_dump() for name, target in targets.items()},
+        "name": lesson.recipe.name,
+    }
+
+    def build(out: Path) -> None:
+        shutil.copytree(tried.path / "model", out / "model", copy_function=builds.link_or_copy)
+        for name in kept:
+            shutil.copytree(
+                tried.path / "engines" / name, out / "engines" / name, copy_function=builds.link_or_copy
+            )
+        first = lesson.recipe.targets[0]
+        serving = Serving(
+            name=lesson.recipe.name,
+            labels=lesson.splits.labels,
+            max_length=lesson.recipe.data.max_length,
+            temperature=_temperature(lesson, out, targets[first.name], local_threads(first, cores)),
+            targets=targets,
+        )
+        serving.write(out)
+
+    folder = lesson.storage.stage("finalist", inputs, build)
+    assert (folder.path / SERVING_FILE).is_file()
+    return Finalist(id=id, model=model, folder=folder, latency=latency)
+
+
+def _temperature(lesson: Lesson, folder: Path, target: ServedTarget, threads: int) -> float:
+    asked = measure.classifier(folder, lesson, target.builds, threads=threads)
+    rows = measure.answers(asked, lesson.splits.table("validation"), lesson.splits.labels)
+    return round(fit_temperature(rows.log_probs, rows.labels), 4)
+
+
+def parameters(model: Output) -> int:
+    """Number of weights in the model folder."""
+    return int(np.sum([int(np.prod(shape)) for shape in _shapes(model.path / "model")]))
+
+
+def _shapes(folder: Path) -> list[list[int]]:
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        found += [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    return found

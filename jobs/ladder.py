@@ -1,0 +1,201 @@
+"""The ladder the search climbs: which candidate comes next, as a pure function of what is finished.
+
+Rung 0 trains nothing: Optuna's multi-objective TPE draws shapes (depth, FFN width, vocabulary, scheme), each is pruned,
+its head refitted in closed form, and measured. Rung 1 trains what is promising: first one shape in every legal stage
+order at equal budget, then the best order on the other shapes of the front.
+
+What comes next is a function of the finished trials, the recipe and the seed: each suggestion builds a fresh study from
+the ledger (`study.add_trial`) and a sampler seeded by its length. A killed search therefore goes on as if it had not
+been killed (at one trial at a time), and `Tuner.restore`, which unpickles and repeats finished trials, is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deshi.jobs.stages.candidate import DEPTHS_BY, FFN_SHARES, VOCABULARIES, Candidate, Start, draw
+from deshi.jobs.stages.orders import TRAINING, Order, legal
+
+Line = dict[str, Any]
+WORST = {"quality": 0.0, "latency_ms": 1e6, "size_mb": 1e6}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the ladder climbs. `depth` is the number of layers of what students start from, `teacher_depth` the teacher's."""
+
+    trials: int
+    minutes: float
+    steps: int
+    seed: int
+    start: Start
+    depth: int
+    teacher_depth: int
+    schemes: tuple[str, ...]
+    orders: tuple[Order, ...]
+    first: Candidate
+
+    @property
+    def trained(self) -> int:
+        """How many of the trials may train: a third, and at least one where there are two."""
+        return 0 if self.minutes == 0 else max(self.trials // 3, min(1, self.trials - 1))
+
+    @property
+    def training_orders(self) -> tuple[Order, ...]:
+        """The orders that can be run and that train."""
+        return tuple(
+            order
+            for order in self.orders
+            if legal(order.chain, parent_kept=True) is None and any(stage in TRAINING for stage in order.chain)
+        )
+
+
+def suggest(plan: Plan, done: Sequence[Line], running: Sequence[str]) -> Candidate | str:
+    """The next candidate; "wait" until running trials are finished; "stop" when the ladder is climbed.
+
+    `done` are the ledger's lines in order, `running` the ids of candidates that are being made.
+    """
+    taken = {line["id"] for line in done} | set(running)
+    bottom = [line for line in done if line["rung"] == 0]
+    top = [line for line in done if line["rung"] == 1]
+    untrained = plan.trials - plan.trained
+    if len(done) + len(running) >= plan.trials:
+        return "wait" if running else "stop"
+    if len(bottom) + len(running) < untrained and not top:
+        candidate = _draw_untrained(plan, bottom, taken)
+        if candidate is not None:
+            return candidate
+    if running and not top and len(bottom) < untrained:
+        return "wait"
+    if top and _spent(top) + _mean_seconds(top) * (1 + len(running)) > plan.minutes * 60:
+        return "wait" if running else "stop"
+    candidate = _draw_trained(plan, bottom, top, taken)
+    if candidate is None:
+        return "wait" if running else "stop"
+    return candidate
+
+
+def _draw_untrained(plan: Plan, bottom: Sequence[Line], taken: set[str]) -> Candidate | None:
+    whole = Candidate(start=plan.start, order="quantize-only", layers=plan.depth, scheme=plan.schemes[0])
+    fixed = [plan.first, Candidate(family="static", order="static", layers=0, scheme="fp32")]
+    if plan.start == "teacher":
+        fixed.insert(1, whole)
+    for candidate in fixed:
+        if candidate.id not in taken:
+            return candidate
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    drawn = [line for line in bottom if "params" in line]
+    for line in drawn:
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=line["params"],
+                distributions={
+                    "layers": optuna.distributions.IntDistribution(1, plan.depth),
+                    "depth_by": optuna.distributions.CategoricalDistribution(DEPTHS_BY),
+                    "ffn": optuna.distributions.CategoricalDistribution(FFN_SHARES),
+                    "vocabulary": optuna.distributions.CategoricalDistribution(VOCABULARIES),
+                    "scheme": optuna.distributions.CategoricalDistribution(plan.schemes),
+                },
+                values=[line[name] for name in WORST],
+            )
+        )
+    study.sampler = optuna.samplers.TPESampler(
+        seed=plan.seed * 10_007 + len(taken), n_startup_trials=6, multivariate=True
+    )
+    for _ in range(64):
+        candidate = draw(study.ask(), start=plan.start, depth=plan.depth, schemes=plan.schemes)
+        if candidate.id not in taken:
+            return candidate
+    return None  # the space is as good as exhausted
+
+
+def params_of(candidate: Candidate) -> dict[str, Any] | None:
+    """What Optuna must be told of a drawn candidate; None for one that was not drawn."""
+    if candidate.family == "static" or candidate.order != "prune-quantize":
+        return None
+    return candidate.model_dump(include={"layers", "depth_by", "ffn", "vocabulary", "scheme"})
+
+
+def _draw_trained(plan: Plan, bottom: Sequence[Line], top: Sequence[Line], taken: set[str]) -> Candidate | None:
+    shapes = promising(bottom, plan)
+    if not shapes or not plan.training_orders:
+        return None
+    for order in plan.training_orders:
+        candidate = in_order(shapes[0], order, plan)
+        if candidate.id not in taken:
+            return candidate
+    best = best_order(top, shapes[0], plan)
+    for shape in shapes[1:]:
+        candidate = in_order(shape, best, plan)
+        if candidate.id not in taken:
+            return candidate
+    return None
+
+
+def in_order(shape: Candidate, order: Order, plan: Plan) -> Candidate:
+    """A shape made in an order with the whole budget; an order without `prune` leaves the width as it is."""
+    trained = shape.trained(order.name, plan.steps)
+    return trained if "prune" in order.chain else trained.model_copy(update={"ffn": 1.0, "vocabulary": "all"})
+
+
+def best_order(top: Sequence[Line], shape: Candidate, plan: Plan) -> Order:
+    """The order that gave `shape` the best quality; among the orders that prune."""
+    named = {order.name: order for order in plan.training_orders}
+    lines = [line for line in top if line.get("error") is None and Candidate(**line["candidate"]).shape == shape.shape]
+    if not lines:
+        return plan.training_orders[0]
+    best = max(lines, key=lambda line: (line["quality"], line["id"]))
+    return named[best["candidate"]["order"]]
+
+
+def promising(bottom: Sequence[Line], plan: Plan) -> list[Candidate]:
+    """Shapes worth training: the recipe's own first, then front by front of rung 0, the loneliest of a front first.
+
+    That is NSGA-II's selection (Deb et al. 2002): non-dominated sorting, then crowding distance.
+    """
+    lines = [
+        line
+        for line in bottom
+        if line.get("error") is None
+        and line["candidate"]["family"] == "transformer"
+        and line["candidate"]["layers"] < plan.depth
+    ]
+    ranked = [plan.first] if plan.first.layers < plan.depth else []
+    while lines:
+        front = [line for line in lines if not any(dominates(other, line) for other in lines)]
+        crowding = _crowding(front)
+        front.sort(key=lambda line: (-crowding[line["id"]], line["id"]))
+        ranked += [Candidate(**line["candidate"]) for line in front]
+        lines = [line for line in lines if line not in front]
+    unique = {candidate.shape: candidate for candidate in reversed(ranked)}
+    return sorted(unique.values(), key=lambda candidate: [shape.shape for shape in ranked].index(candidate.shape))
+
+
+def dominates(one: Line, other: Line) -> bool:
+    """Whether `one` is at least as good in quality, latency and size, and better in one of them."""
+    pairs = [(one[name], other[name]) for name in ("latency_ms", "size_mb")] + [(-one["quality"], -other["quality"])]
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def _crowding(front: Sequence[Line]) -> dict[str, float]:
+    distance = {line["id"]: 0.0 for line in front}
+    for name in WORST:
+        ordered = sorted(front, key=lambda line: (line[name], line["id"]))
+        span = ordered[-1][name] - ordered[0][name] or 1.0
+        distance[ordered[0]["id"]] = distance[ordered[-1]["id"]] = float("inf")
+        for before, line, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
+            distance[line["id"]] += (after[name] - before[name]) / span
+    return distance
+
+
+def _spent(lines: Sequence[Line]) -> float:
+    return float(sum(line["seconds"] for line in lines))
+
+
+def _mean_seconds(lines: Sequence[Line]) -> float:
+    return _spent(lines) / len(lines)

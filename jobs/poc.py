@@ -1,0 +1,169 @@
+"""The main job, from a recipe to one evidenced winner. It reads like the table of contents of the house.
+
+Every stage is a finished output that a second run finds again, so there is no resume mode: a killed run is run again.
+The test split is opened once, in `compare.evidence`, after the winner is chosen.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from deshi.jobs import finalist as finalists
+from deshi.jobs import choose, preflight, search, session, trial
+from deshi.jobs.data.model_folder import describe
+from deshi.jobs.evidence import compare, measure
+from deshi.jobs.ladder import Line, Plan
+from deshi.jobs.ledger import Ledger
+from deshi.jobs.progress import Progress
+from deshi.jobs.recipe import Recipe
+from deshi.jobs.run_folder import RunFolder
+from deshi.jobs.session import Machine
+from deshi.jobs.stages import answers, builds, chain, teach
+from deshi.jobs.stages.candidate import Candidate
+from deshi.jobs.stages.lesson import Lesson
+from deshi.jobs.stages.orders import named
+from deshi.jobs.storage import Output, Storage, digest_of
+
+UNTIL = ("data", "teach", "answers", "search")
+FINALISTS = 2
+
+
+def run(path: Path, *, until: str | None = None, storage: str | None = None) -> None:
+    """Runs a recipe, or goes on with it.
+
+    Raises:
+        ValueError: in one sentence, before any work, for what cannot be run.
+    """
+    recipe = Recipe.load(path, storage=storage)
+    if until is not None and until not in UNTIL:
+        raise ValueError(f"--until {until!r} is no stage to stop after; use one of {', '.join(UNTIL)}")
+    store = Storage(recipe.storage)
+    preflight.refuse(recipe, store)
+    said = Progress()
+    with RunFolder.taken(recipe, store) as folder:
+        with said.stage("data", f"{recipe.data.train} and {recipe.data.test}"):
+            rows, teacher_rows = preflight.split(recipe, store), preflight.teacher_rows(recipe, store)
+        if until == "data":
+            return
+        with said.stage("machine", "starting Ray"):
+            machine = session.connect()
+        lesson = Lesson(recipe=recipe, storage=store, splits_key=rows.key, precision=_precision(recipe, store, machine))
+        said.note(lesson.splits.summary)
+
+        with said.stage("teach", f"teacher from {Path(recipe.teacher.model).name}"):
+            lesson = lesson.taught_by(teach.fit(lesson, machine, splits_key=teacher_rows.key))
+        if until == "teach":
+            return
+        with said.stage("answers", "the teacher's answers, once for all students"):
+            lesson = lesson.answered(_ask(lesson, machine))
+        if until == "answers":
+            return
+        with said.stage("bench", "which engines have a chance here"):
+            bench = _bench(lesson)
+        said.note("; ".join(f"{scheme}: {', '.join(names)}" for scheme, names in bench.builds.items()))
+
+        plan = _plan(lesson, bench)
+        with said.stage("search", f"{plan.trials} trials, at most {plan.trained} of them trained"):
+            lines = _search(lesson, machine, bench, plan, folder, said)
+        if until == "search":
+            return
+        with said.stage("choose", "finalists on validation rows, as a user feels them"):
+            chosen = choose.choose(lesson, bench, plan, lines, most=FINALISTS, said=said)
+        with said.stage("controls", "the same budget without the teacher's answers"):
+            controls = choose.controls(lesson, machine, bench, plan, chosen)
+        with said.stage("verdict", "the test split is opened, once, for all models together"):
+            evidence = compare.evidence(lesson, machine, bench, plan, chosen, controls, lines, seconds=said.seconds)
+        released = folder.publish(evidence, lesson, chosen, lines)
+        said.verdict(evidence, f"{recipe.storage}/{recipe.name}", str(released))
+
+
+def _precision(recipe: Recipe, store: Storage, machine: Machine) -> str:
+    asked, train = recipe.resources.train.precision, recipe.resources.train
+    use_gpu = machine.gpus > 0 if train.use_gpu == "auto" else bool(train.use_gpu)
+    inputs = {"asked": asked, "gpu": use_gpu, "cpu": session.describe_machine()["cpu"]}
+
+    def build(out: Path) -> None:
+        (out / "precision.txt").write_text(session.choose_precision(asked, use_gpu=use_gpu), encoding="utf-8")
+
+    return (store.stage("precision", inputs, build).path / "precision.txt").read_text(encoding="utf-8")
+
+
+def _ask(lesson: Lesson, machine: Machine) -> Output:
+    asked = lesson.recipe.resources.teacher
+    return answers.ask(
+        lesson.storage,
+        Output(key=lesson.teacher_key, storage=lesson.storage),
+        Output(key=lesson.splits_key, storage=lesson.storage),
+        max_length=lesson.recipe.data.max_length,
+        replicas=asked.replicas,
+        batch=32 if asked.batch_size == "auto" else asked.batch_size,
+        gpus_each=asked.gpus_each if machine.gpus else 0,
+        cpus_each=1 if machine.gpus else max(1, machine.cpus // asked.replicas),
+    )
+
+
+def _bench(lesson: Lesson) -> trial.Bench:
+    names = tuple(name for name in builds.runnable(lesson.recipe.search.engines) if not name.startswith("static"))
+    teacher = Output(key=lesson.teacher_key, storage=lesson.storage)
+    yardstick = builds.export(lesson, teacher, sorted({*names, measure.YARDSTICK}))
+    threads = finalists.local_threads(lesson.recipe.targets[0], os.cpu_count() or 1)
+    rows = measure.latency(lesson, yardstick, yardstick, builds=names, threads=threads)
+    lengths = lesson.splits.token_lengths(lesson.teacher, "validation")
+    return trial.Bench(
+        yardstick_key=yardstick.key,
+        threads=threads,
+        typical_tokens=int(np.median(lengths)),
+        builds=trial.screened(rows, names),
+    )
+
+
+def _plan(lesson: Lesson, bench: trial.Bench) -> Plan:
+    recipe = lesson.recipe
+    start = "student-model" if recipe.student.model else "teacher"
+    depth = int(describe(chain.parent(Candidate(start=start), lesson).path / "model")["layers"])
+    if recipe.student.layers is not None and recipe.student.layers > depth:
+        raise ValueError(f"student.layers = {recipe.student.layers} is more than the {depth} there are; take fewer")
+    schemes = tuple(sorted(bench.builds, key=lambda scheme: (scheme == "fp32", scheme)))
+    return Plan(
+        trials=recipe.search.trials,
+        minutes=recipe.search.minutes,
+        steps=recipe.distill.steps,
+        seed=recipe.seed,
+        start=start,
+        depth=depth,
+        teacher_depth=int(describe(lesson.teacher)["layers"]),
+        schemes=schemes,
+        orders=named(recipe.search.orders),
+        first=Candidate(
+            start=start,
+            layers=recipe.student.layers or max(1, depth // 2),
+            ffn=0.5,
+            vocabulary="seen",
+            scheme=schemes[0],
+        ),
+    )
+
+
+def _search(
+    lesson: Lesson, machine: Machine, bench: trial.Bench, plan: Plan, folder: RunFolder, said: Progress
+) -> list[Line]:
+    key = digest_of([lesson.answers_key, lesson.recipe.distill.model_dump(), repr(plan), repr(bench)])[:16]
+    ledger = Ledger(lesson.storage, f"{folder.name}/trials-{key}.jsonl")
+    wide, recipe = lesson.recipe.resources.search, lesson.recipe
+    gpus = 0.0 if wide.gpus_per_trial == "auto" else float(wide.gpus_per_trial)
+    return search.run(
+        plan,
+        ledger,
+        partial(trial.evaluate, lesson=lesson, machine=machine, bench=bench),
+        # Latency is measured alone: two trials on one node would time each other.
+        concurrent=machine.nodes if wide.max_concurrent_trials == "auto" else wide.max_concurrent_trials,
+        resources={"CPU": 0.001, **({"GPU": gpus} if gpus else {})},
+        storage_path=f"{lesson.storage.root}/.work/search",
+        filesystem=lesson.storage.filesystem,
+        said=partial(said.trial, trials=recipe.search.trials),
+        time_budget_s=wide.time_budget_s,
+    )

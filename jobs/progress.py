@@ -1,0 +1,100 @@
+"""What a run says while it works: one line a stage and a trial, with the time it took and what is left.
+
+Lines go to standard error, so that standard output holds only the result. On a terminal they are coloured by rich;
+in a log they are plain.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+
+from deshi.jobs.evidence.schema import Evidence
+from deshi.jobs.ladder import Line
+from deshi.jobs.stages.candidate import Candidate
+
+
+class Progress:
+    """Says what happens, and keeps the wall time of each stage for the evidence."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._began = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, what: str) -> Iterator[None]:
+        """Announces a stage and says how long it took."""
+        began = time.perf_counter()
+        self._say(f"[bold]{name}[/bold]  {what}")
+        yield
+        self.seconds[name] = round(time.perf_counter() - began, 1)
+        self._say(f"[dim]{name}  done in {_clock(self.seconds[name])}[/dim]")
+
+    def trial(self, line: Line, number: int, *, trials: int) -> None:
+        """One line for a finished trial."""
+        candidate = Candidate(**line["candidate"])
+        what = describe(candidate)
+        if line["error"]:
+            self._say(f"  trial {number}/{trials}  {what}  [red]failed: {line['error']}[/red]")
+            return
+        self._say(
+            f"  trial {number}/{trials}  {what}  validation {line['score']:.3f}  agreement {line['agreement']:.3f}  "
+            f"{line['latency_ms']:.2f} ms  {line['size_mb']:.1f} MB  ({line['seconds']:.0f} s)"
+        )
+
+    def verdict(self, evidence: Evidence, run: str, release: str) -> None:
+        """The verdict, its reasons, where everything lies, and what to type next; on standard output."""
+        out = Console(highlight=False, soft_wrap=True)
+        colour = {"ACCEPT": "green", "REJECT": "red", "INCONCLUSIVE": "yellow"}[evidence.verdict.decision]
+        out.print(f"\n[bold {colour}]{evidence.verdict.decision}[/bold {colour}]  {evidence.name}")
+        for reason in evidence.verdict.reasons:
+            out.print(f"  - {reason.text}")
+        out.print(_summary(evidence))
+        serve = f"deshi serve {run}"
+        if evidence.verdict.decision != "ACCEPT":
+            serve += " --despite-verdict"
+        out.print(f"\nreport   {run}/report.html\nrelease  {release}\n")
+        out.print(f"next     {serve}\n         deshi report {run} --lang ja\n         deshi verify {run}")
+
+    def note(self, text: str) -> None:
+        """One more line."""
+        self._say(f"  {text}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"[dim]{_clock(time.perf_counter() - self._began):>6}[/dim]  {text}")
+
+
+def _summary(evidence: Evidence) -> Table:
+    table = Table(title=f"test rows, {evidence.score_name}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("model", "score", "drop", "size", "one text", "vs teacher"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for row in evidence.models:
+        place, drop = row.targets[0], row.quality.drop
+        table.add_row(
+            f"{row.id} ({'-'.join(row.chain)})",
+            f"{row.quality.score.value:.3f}",
+            "" if drop is None else f"{drop.value:+.3f} ({drop.low:+.3f} to {drop.high:+.3f})",
+            f"{place.size_mb.value:.1f} MB",
+            f"{place.engine_ms.value:.2f} ms",
+            f"{1 / (place.ratio_to_teacher.value or 1):.1f}x",
+        )
+    return table
+
+
+def describe(candidate: Candidate) -> str:
+    """A candidate in a few words."""
+    if candidate.family == "static":
+        return f"static ({candidate.told})"
+    width = "" if candidate.ffn == 1 else f" ffn {candidate.ffn:.0%}"
+    vocabulary = "" if candidate.vocabulary == "all" else " seen vocabulary"
+    return f"{candidate.order}  {candidate.layers} layers ({candidate.depth_by}){width}{vocabulary} {candidate.scheme}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

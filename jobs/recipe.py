@@ -1,0 +1,256 @@
+"""The recipe: one YAML file that says everything a run needs, read into frozen pydantic models.
+
+This is the only place where a default lives. Unknown keys are refused, relative paths are resolved against the
+recipe file, and every error is one sentence that names the value, the rule and the fix. `deshi schema` prints the
+JSON Schema of `Recipe` for editors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from deshi.serve.kpi import Kpi, Target
+
+Auto = Literal["auto"]
+LossName = Annotated[str, Field(description="a row of deshi.jobs.stages.losses.LOSSES")]
+
+
+class Part(BaseModel):
+    """Base of every part of the recipe: frozen, keyword-only, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Data(Part):
+    """Where the text is. A row with an empty label is unlabelled text."""
+
+    train: str
+    test: str
+    validation: str | None = None
+    text: str = "text"
+    label: str = "label"
+    slices: tuple[str, ...] = ()
+    max_length: int = Field(256, ge=8, le=8192, description="tokens; the share of truncated rows is reported")
+    licence: str = Field("unknown", description="licence of the text, copied into the release")
+
+
+class Teacher(Part):
+    """The model to be imitated: taken as it is, or fine-tuned on the labelled rows first."""
+
+    model: str
+    finetune: bool = True
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1.0e-4, gt=0, le=1)
+    train: str | None = Field(None, description="file of labelled rows; default data.train")
+    licence: str = Field("unknown", description="licence of the teacher, copied into the release")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("steps and epochs exclude each other; keep one of them")
+        return self
+
+
+class Student(Part):
+    """What the search starts from: a number of the teacher's layers, or another pretrained model."""
+
+    layers: int | None = Field(None, ge=1)
+    model: str | None = None
+
+
+class DeepSpeed(BaseModel):
+    """`zero_stage`, or a whole DeepSpeed configuration (any other keys, "auto" values as in Hugging Face)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    zero_stage: int = Field(1, ge=0, le=3)
+
+
+class Distil(Part):
+    """How the student learns from the teacher's answers."""
+
+    steps: int = Field(200, ge=1)
+    batch_size: int = Field(32, ge=1, description="rows a step over all workers")
+    learning_rate: float = Field(4.0e-4, gt=0, le=1)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(0.01, ge=0)
+    temperature: float = Field(2.0, gt=0)
+    loss: LossName = "forward_kl"
+    alpha: float = Field(0.5, ge=0, le=1, description="mixture weight of skew KL and generalised JSD")
+    label_weight: float = Field(0.0, ge=0, description="weight of cross-entropy on the rows that have a label")
+    hidden_weight: float = Field(0.0, ge=0, description="weight of the hidden-state match")
+    online_teacher: bool = Field(False, description="ask the teacher in the loop instead of its cached answers")
+    workers: int = Field(2, ge=1)
+    checkpoint_every: int = Field(100, ge=1, description="steps")
+    max_failures: int = Field(2, ge=0, description="worker failures that are mended by going on from the checkpoint")
+    deepspeed: DeepSpeed | str = DeepSpeed()
+
+    @model_validator(mode="after")
+    def _rows_share_evenly(self) -> Self:
+        if self.batch_size % self.workers:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of workers {self.workers}; "
+                f"write {self.batch_size // self.workers * self.workers or self.workers}"
+            )
+        return self
+
+
+class Search(Part):
+    """How many candidates are tried. `trials` counts rung 0, which trains nothing; `minutes` bounds the training."""
+
+    trials: int = Field(24, ge=1)
+    orders: Auto | tuple[str, ...] = "auto"
+    engines: Auto | tuple[str, ...] = "auto"
+    minutes: float = Field(10, ge=0)
+
+
+class TrainResources(Part):
+    """What one training worker takes."""
+
+    use_gpu: bool | Auto = "auto"
+    gpus_per_worker: float = Field(1, gt=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_accumulation: int = Field(1, ge=1)
+    gradient_checkpointing: bool = False
+
+
+class TeacherResources(Part):
+    """How the teacher's answers are computed."""
+
+    replicas: int = Field(1, ge=1)
+    gpus_each: float = Field(1, ge=0)
+    batch_size: int | Auto = "auto"
+
+
+class SearchResources(Part):
+    """How wide the search runs."""
+
+    max_concurrent_trials: int | Auto = "auto"
+    gpus_per_trial: float | Auto = "auto"
+    time_budget_s: float | None = Field(None, gt=0)
+
+
+class Resources(Part):
+    """All optional; the defaults fit the machine."""
+
+    train: TrainResources = TrainResources()
+    teacher: TeacherResources = TeacherResources()
+    search: SearchResources = SearchResources()
+
+
+class Business(Part):
+    """What the requests are worth and how many there are."""
+
+    currency: str = Field("JPY", pattern=r"^[A-Z]{3}$")
+    requests_per_month: float = Field(1_000_000, gt=0)
+    peak_rps: float = Field(20, gt=0)
+
+
+class Recipe(Part):
+    """One run of Deshi: what goes in, what it must reach, and where it will live."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    task: Literal["classify"] = "classify"
+    storage: str = "runs"
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: Data
+    teacher: Teacher
+    student: Student = Student()
+    distill: Distil = Distil()
+    search: Search = Search()
+    resources: Resources = Resources()
+    targets: tuple[Target, ...] = Field(min_length=1)
+    business: Business = Business()
+    kpi: Kpi
+
+    @field_validator("targets")
+    @classmethod
+    def _names_differ(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        names = [target.name for target in targets]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two targets are called {twice!r}; give each target its own name")
+        return targets
+
+    @model_validator(mode="after")
+    def _latency_names_targets(self) -> Self:
+        names = [target.name for target in self.targets]
+        for name in self.kpi.latency_ms_p95:
+            if name not in names:
+                raise ValueError(
+                    f"kpi.latency_ms_p95 names {name!r}, which is no target; use one of {', '.join(names)}"
+                )
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, *, storage: str | None = None) -> Recipe:
+        """Reads a recipe file and resolves its relative paths against the file's folder.
+
+        Raises:
+            ValueError: in one sentence, for anything that the recipe may not say.
+        """
+        path = Path(path)
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"recipe {path} does not exist; give the path of a recipe.yaml") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"recipe {path} is not YAML ({' '.join(str(error).split())}); mend that line") from None
+        if not isinstance(raw, dict):
+            raise ValueError(f"recipe {path} holds no mapping of keys; see `deshi schema` for what it takes")
+        try:
+            recipe = cls.model_validate(raw)
+        except ValidationError as error:
+            raise ValueError(f"recipe {path}: {_one_sentence(error)}") from None
+        return recipe.at(path.resolve().parent, storage=storage)
+
+    def at(self, folder: Path, *, storage: str | None = None) -> Recipe:
+        """The same recipe with every relative path made absolute: files by `folder`, `--storage` by the caller's."""
+        data = {key: _absolute(folder, getattr(self.data, key)) for key in ("train", "test", "validation")}
+        teacher = {"model": _model(folder, self.teacher.model), "train": _absolute(folder, self.teacher.train)}
+        student = {"model": _model(folder, self.student.model)}
+        distill: dict[str, Any] = {}
+        if isinstance(self.distill.deepspeed, str):
+            distill["deepspeed"] = _absolute(folder, self.distill.deepspeed)
+        where = _absolute(Path.cwd(), storage) if storage else _absolute(folder, self.storage)
+        return self.model_copy(
+            update={
+                "storage": where,
+                "data": self.data.model_copy(update=data),
+                "teacher": self.teacher.model_copy(update=teacher),
+                "student": self.student.model_copy(update=student),
+                "distill": self.distill.model_copy(update=distill),
+            }
+        )
+
+
+def _absolute(folder: Path, value: str | None) -> str | None:
+    if value is None or "://" in value:
+        return value
+    return str((folder / Path(value).expanduser()).resolve())
+
+
+def _model(folder: Path, value: str | None) -> str | None:
+    """A model is a folder beside the recipe if there is one, else an id for the hub or an installed package."""
+    if value is not None and "://" not in value and (folder / Path(value).expanduser()).exists():
+        return _absolute(folder, value)
+    return value
+
+
+def _one_sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("function-after", "DeepSpeed"))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}; remove it or see `deshi schema` for the keys there are"
+    if first["type"] == "missing":
+        return f"{where} is missing; add it (see `deshi schema`)"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where} = {first['input']!r} is not allowed: {message}; see `deshi schema` for what it takes"

@@ -1,0 +1,168 @@
+"""A run's folder, `<storage>/<name>/`: evidence.json, report.html, trials.parquet and release/.
+
+The finished outputs that it was made from lie beside it in the storage. Where the storage is not a local disk, the
+folder is laid out here first and then uploaded, the release's manifest last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from deshi.jobs.choose import Chosen
+from deshi.jobs.evidence import report
+from deshi.jobs.evidence.schema import Evidence
+from deshi.jobs.ladder import Line
+from deshi.jobs.recipe import Recipe
+from deshi.jobs.stages.lesson import Lesson
+from deshi.jobs.storage import Storage, digest_of, file_digest
+from deshi.serve import release
+from deshi.serve.release import MANIFEST_FILE, Manifest
+from deshi.serve.serving import SERVING_FILE
+
+EVIDENCE_FILE = "evidence.json"
+RELEASE_FOLDER = "release"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """One run's folder, held by one driver at a time."""
+
+    name: str
+    path: Path
+    storage: Storage
+
+    @classmethod
+    @contextmanager
+    def taken(cls, recipe: Recipe, storage: Storage) -> Iterator[RunFolder]:
+        """The folder, locked against a second driver, and the leftovers of dead ones swept.
+
+        Raises:
+            ValueError: if another process works on the same run.
+        """
+        path = (Path(storage.root) if storage.is_local else storage.scratch) / recipe.name
+        path.mkdir(parents=True, exist_ok=True)
+        with (path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ValueError(
+                    f"run {recipe.name!r} in {storage.uri} is being worked on by another process; wait for it or give "
+                    f"this recipe another name"
+                ) from None
+            storage.sweep()
+            yield cls(name=recipe.name, path=path, storage=storage)
+
+    def publish(self, evidence: Evidence, lesson: Lesson, chosen: Chosen, lines: Sequence[Line]) -> Path:
+        """Writes trials, evidence, report and release, each in one step; returns the release's folder.
+
+        An accepted release of an earlier run stays where it is if this one is not accepted.
+        """
+        rows = [{**line, "candidate": dict(line["candidate"]), "params": None} for line in lines]
+        _in_one_step(self.path / "trials.parquet", lambda path: pq.write_table(pa.Table.from_pylist(rows), path))
+        written = evidence.model_dump_json(indent=2) + "\n"
+        _in_one_step(self.path / EVIDENCE_FILE, lambda path: path.write_text(written, encoding="utf-8"))
+        winner = chosen.winner.finalist
+        released = release.write(
+            winner.folder.path,
+            self.path / RELEASE_FOLDER,
+            Manifest(
+                name=evidence.name,
+                created=evidence.created,
+                decision=evidence.verdict.decision,
+                reasons=tuple(reason.text for reason in evidence.verdict.reasons),
+                kpi=lesson.recipe.kpi,
+                targets=lesson.recipe.targets,
+                lineage={
+                    "recipe": digest_of(evidence.recipe),
+                    "splits": lesson.splits_key,
+                    "teacher": lesson.teacher_key,
+                    "answers": lesson.answers_key,
+                    "student": winner.model.key,
+                    "served": winner.folder.key,
+                    "evidence": file_digest(self.path / EVIDENCE_FILE),
+                },
+                licences=evidence.licences,
+                versions=evidence.versions,
+                commit=evidence.commit,
+            ),
+        )
+        report.write(self.path / EVIDENCE_FILE, self.path, "en")
+        self._upload(released)
+        return released
+
+    def _upload(self, released: Path) -> None:
+        if self.storage.is_local:
+            return
+        target = f"{self.storage.root}/{self.name}"
+        files = [path for path in self.path.iterdir() if path.is_file() and not path.name.startswith(".")]
+        files += sorted(
+            (path for path in released.rglob("*") if path.is_file()), key=lambda path: path.name == MANIFEST_FILE
+        )
+        for path in files:
+            self.storage.upload(path, f"{target}/{path.relative_to(self.path)}")
+
+
+def release_of(run: str) -> Path:
+    """The release folder of a run, or the folder itself if it is one; fetched first where it is not on a local disk.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    folder = _local(run)
+    if (folder / SERVING_FILE).is_file():
+        return folder
+    found = release.find(folder / RELEASE_FOLDER) if folder.is_dir() else None
+    if found is None:
+        raise ValueError(f"{run} holds no release; run `deshi poc RECIPE` first and give <storage>/<name>")
+    return found
+
+
+def write_report(run: str, *, lang: str, out: Path | None) -> str:
+    """Writes the page from a run's evidence and returns its path.
+
+    Raises:
+        ValueError: if the run has no evidence.
+    """
+    folder = _local(run)
+    return str(report.write(folder / EVIDENCE_FILE, out or folder, lang))
+
+
+def verify(run: str) -> str:
+    """Recomputes a run's digests and says so in one sentence.
+
+    Raises:
+        ValueError: naming the first file that differs.
+    """
+    folder = release_of(run)
+    manifest = release.verify(folder)
+    evidence = folder.parent / EVIDENCE_FILE
+    named = manifest.lineage.get("evidence")
+    if named and evidence.is_file() and file_digest(evidence) != named:
+        raise ValueError(
+            f"{evidence} is not the evidence that the release was judged by ({named[:12]}); run the recipe again"
+        )
+    return f"{folder}: all {len(manifest.files)} files are as the manifest says; verdict {manifest.decision}"
+
+
+def _local(run: str) -> Path:
+    if "://" not in run or run.startswith("file://"):
+        return Path(run.removeprefix("file://"))
+    storage = Storage(run)
+    copy = storage.scratch / "run"
+    pafs.copy_files(storage.root, str(copy), storage.filesystem, pafs.LocalFileSystem())
+    return copy
+
+
+def _in_one_step(path: Path, write: object) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    write(partial)  # type: ignore[operator]
+    partial.replace(path)
