@@ -58,9 +58,7 @@ def publish(
     target = f"{storage.root}/{work}/step-{step:08d}"
     with tempfile.TemporaryDirectory(prefix="deshi-checkpoint-") as folder:
         engine.save_checkpoint(folder, tag="state", client_state={"losses": losses}, save_latest=False)
-        mine = {
-            str(path.relative_to(folder)): file_digest(path) for path in Path(folder).rglob("*") if path.is_file()
-        }
+        mine = {str(path.relative_to(folder)): file_digest(path) for path in Path(folder).rglob("*") if path.is_file()}
         for name in mine:
             storage.upload(Path(folder) / name, f"{target}/{name}")
         everyones: list[dict[str, str] | None] = [None] * dist.get_world_size()

@@ -46,13 +46,12 @@ class Chosen:
 
     winner: Contender
     teacher: Contender
+    yardstick_key: str
     feasible: bool
     violations: dict[str, float]
 
 
-def choose(
-    lesson: Lesson, bench: Bench, plan: Plan, lines: Sequence[Line], *, most: int, said: Progress
-) -> Chosen:
+def choose(lesson: Lesson, bench: Bench, plan: Plan, lines: Sequence[Line], *, most: int, said: Progress) -> Chosen:
     """Measures the finalists and the teacher as a user feels them, and chooses.
 
     Raises:
@@ -79,7 +78,13 @@ def choose(
         requests_per_month=business.requests_per_month,
     )
     winner = next(each for each in contenders if each.id == choice.finalist.digest)
-    return Chosen(winner=winner, teacher=teacher, feasible=choice.feasible, violations=dict(choice.violations))
+    return Chosen(
+        winner=winner,
+        teacher=teacher,
+        yardstick_key=bench.yardstick_key,
+        feasible=choice.feasible,
+        violations=dict(choice.violations),
+    )
 
 
 def shortlist(lesson: Lesson, bench: Bench, good: Sequence[Line], *, most: int) -> list[Line]:
@@ -183,7 +188,11 @@ def controls(lesson: Lesson, machine: Machine, bench: Bench, plan: Plan, chosen:
     not the answers; a static student told the labels.
     """
     winner = chosen.winner.candidate
-    shape = winner if winner.family == "transformer" and winner.steps else plan.first.trained("prune-distil-quantize", plan.steps)
+    shape = (
+        winner
+        if winner.family == "transformer" and winner.steps
+        else plan.first.trained("prune-distil-quantize", plan.steps)
+    )
     scheme = next((scheme for scheme in bench.builds if scheme != "fp32"), "fp32")
     own = plan.start == "student-model"
     wanted = {
@@ -252,16 +261,12 @@ def asked(lesson: Lesson, each: Contender, split: str) -> measure.Answers:
     target = serving.targets[lesson.recipe.targets[0].name]
     threads = finalists.local_threads(lesson.recipe.targets[0], os.cpu_count() or 1)
     model = measure.classifier(each.finalist.folder.path, lesson, target.builds, threads=threads)
-    return measure.answers(
-        model, lesson.splits.table(split), lesson.splits.labels, temperature=serving.temperature
-    )
+    return measure.answers(model, lesson.splits.table(split), lesson.splits.labels, temperature=serving.temperature)
 
 
 def teacher_score(lesson: Lesson, yardstick: Output, bench: Bench) -> float:
     """The teacher's score on the validation rows."""
-    model = measure.classifier(
-        yardstick.path, lesson, measure.everywhere(measure.YARDSTICK), threads=bench.threads
-    )
+    model = measure.classifier(yardstick.path, lesson, measure.everywhere(measure.YARDSTICK), threads=bench.threads)
     rows = measure.answers(model, lesson.splits.table("validation"), lesson.splits.labels)
     return SCORES[lesson.recipe.kpi.quality.score](rows.labels, rows.predictions, len(lesson.splits.labels))
 

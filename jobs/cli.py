@@ -1,4 +1,4 @@
-"""The one command-line entry: `deshi poc | schema | platforms | serve | report | verify`. Everything is imported lazily.
+"""The one command-line entry: `deshi poc | schema | platforms | serve | report | verify`. Imports are lazy.
 
 A refusal is one sentence on standard error and exit code 2; a verdict that is not ACCEPT is a result, exit code 0.
 """

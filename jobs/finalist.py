@@ -6,12 +6,9 @@ teacher. The fewest builds within 3% of the best are kept, and only those are in
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from deshi.jobs.evidence import measure
 from deshi.jobs.evidence.latency import LatencyRow, choose_builds
@@ -49,9 +46,7 @@ def finalist(
     """Chooses engines per target, calibrates the temperature on validation rows, and lays out the folder."""
     tried = builds.export(lesson, model, names)
     latency = {
-        target.name: measure.latency(
-            lesson, tried, yardstick, builds=names, threads=local_threads(target, cores)
-        )
+        target.name: measure.latency(lesson, tried, yardstick, builds=names, threads=local_threads(target, cores))
         for target in lesson.recipe.targets
     }
     targets = {
@@ -71,9 +66,7 @@ def finalist(
     def build(out: Path) -> None:
         shutil.copytree(tried.path / "model", out / "model", copy_function=builds.link_or_copy)
         for name in kept:
-            shutil.copytree(
-                tried.path / "engines" / name, out / "engines" / name, copy_function=builds.link_or_copy
-            )
+            shutil.copytree(tried.path / "engines" / name, out / "engines" / name, copy_function=builds.link_or_copy)
         first = lesson.recipe.targets[0]
         serving = Serving(
             name=lesson.recipe.name,
@@ -93,17 +86,3 @@ def _temperature(lesson: Lesson, folder: Path, target: ServedTarget, threads: in
     asked = measure.classifier(folder, lesson, target.builds, threads=threads)
     rows = measure.answers(asked, lesson.splits.table("validation"), lesson.splits.labels)
     return round(fit_temperature(rows.log_probs, rows.labels), 4)
-
-
-def parameters(model: Output) -> int:
-    """Number of weights in the model folder."""
-    return int(np.sum([int(np.prod(shape)) for shape in _shapes(model.path / "model")]))
-
-
-def _shapes(folder: Path) -> list[list[int]]:
-    found = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        found += [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    return found

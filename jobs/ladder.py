@@ -24,7 +24,7 @@ WORST = {"quality": 0.0, "latency_ms": 1e6, "size_mb": 1e6}
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the ladder climbs. `depth` is the number of layers of what students start from, `teacher_depth` the teacher's."""
+    """What the ladder climbs. `depth`: layers of what students start from; `teacher_depth`: layers of the teacher."""
 
     trials: int
     minutes: float

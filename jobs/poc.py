@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deshi.jobs import finalist as finalists
 from deshi.jobs import choose, preflight, search, session, trial
+from deshi.jobs import finalist as finalists
 from deshi.jobs.data.model_folder import describe
+from deshi.jobs.data.tokens import tokenise
 from deshi.jobs.evidence import compare, measure
 from deshi.jobs.ladder import Line, Plan
 from deshi.jobs.ledger import Ledger
@@ -52,7 +53,10 @@ def run(path: Path, *, until: str | None = None, storage: str | None = None) -> 
         with said.stage("machine", "starting Ray"):
             machine = session.connect()
         lesson = Lesson(recipe=recipe, storage=store, splits_key=rows.key, precision=_precision(recipe, store, machine))
-        said.note(lesson.splits.summary)
+        facts = lesson.splits.facts()
+        said.note(
+            ", ".join(f"{name} {count}" for name, count in facts.rows.items()) + f"; {len(facts.classes)} classes"
+        )
 
         with said.stage("teach", f"teacher from {Path(recipe.teacher.model).name}"):
             lesson = lesson.taught_by(teach.fit(lesson, machine, splits_key=teacher_rows.key))
@@ -112,7 +116,8 @@ def _bench(lesson: Lesson) -> trial.Bench:
     yardstick = builds.export(lesson, teacher, sorted({*names, measure.YARDSTICK}))
     threads = finalists.local_threads(lesson.recipe.targets[0], os.cpu_count() or 1)
     rows = measure.latency(lesson, yardstick, yardstick, builds=names, threads=threads)
-    lengths = lesson.splits.token_lengths(lesson.teacher, "validation")
+    texts = lesson.splits.table("validation")["text"].to_pylist()
+    lengths = [len(ids) for ids in tokenise(lesson.teacher, texts, max_length=lesson.recipe.data.max_length).ids]
     return trial.Bench(
         yardstick_key=yardstick.key,
         threads=threads,
@@ -124,7 +129,7 @@ def _bench(lesson: Lesson) -> trial.Bench:
 def _plan(lesson: Lesson, bench: trial.Bench) -> Plan:
     recipe = lesson.recipe
     start = "student-model" if recipe.student.model else "teacher"
-    depth = int(describe(chain.parent(Candidate(start=start), lesson).path / "model")["layers"])
+    depth = describe(chain.parent(Candidate(start=start), lesson).path / "model").layers
     if recipe.student.layers is not None and recipe.student.layers > depth:
         raise ValueError(f"student.layers = {recipe.student.layers} is more than the {depth} there are; take fewer")
     schemes = tuple(sorted(bench.builds, key=lambda scheme: (scheme == "fp32", scheme)))
@@ -135,7 +140,7 @@ def _plan(lesson: Lesson, bench: trial.Bench) -> Plan:
         seed=recipe.seed,
         start=start,
         depth=depth,
-        teacher_depth=int(describe(lesson.teacher)["layers"]),
+        teacher_depth=describe(lesson.teacher).layers,
         schemes=schemes,
         orders=named(recipe.search.orders),
         first=Candidate(

@@ -5,6 +5,7 @@ Then the rows are split, which is where bad data is refused, still before a work
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from deshi.jobs.data.model_folder import check_model_folder
@@ -17,7 +18,7 @@ from deshi.jobs.stages.builds import runnable
 from deshi.jobs.stages.deepspeed_config import deepspeed_config
 from deshi.jobs.stages.losses import LOSSES
 from deshi.jobs.stages.orders import named
-from deshi.jobs.storage import Output, Storage, digest_of
+from deshi.jobs.storage import Output, Storage
 
 
 def refuse(recipe: Recipe, storage: Storage) -> None:
@@ -63,7 +64,9 @@ def split(recipe: Recipe, storage: Storage, data: Data | None = None) -> Output:
     """The splits as a finished output; keyed by the files' bytes, not by their names."""
     data = data or recipe.data
     files = {
-        key: digest_of(read_bytes(path).hex()) for key in ("train", "validation", "test") if (path := getattr(data, key))
+        key: hashlib.sha256(read_bytes(path)).hexdigest()
+        for key in ("train", "validation", "test")
+        if (path := getattr(data, key))
     }
     inputs = {
         "files": files,

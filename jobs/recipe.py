@@ -92,11 +92,10 @@ class Distil(Part):
     deepspeed: DeepSpeed | str = DeepSpeed()
 
     @model_validator(mode="after")
-    def _rows_share_evenly(self) -> Self:
-        if self.batch_size % self.workers:
+    def _skew_keeps_some_student(self) -> Self:
+        if self.loss == "skew_kl" and self.alpha == 1:
             raise ValueError(
-                f"batch_size {self.batch_size} must be a multiple of workers {self.workers}; "
-                f"write {self.batch_size // self.workers * self.workers or self.workers}"
+                "alpha = 1 compares the teacher with itself under skew_kl; write a number below 1 such as 0.1"
             )
         return self
 

@@ -84,6 +84,7 @@ class RunFolder:
                 lineage={
                     "recipe": digest_of(evidence.recipe),
                     "splits": lesson.splits_key,
+                    "yardstick": chosen.yardstick_key,
                     "teacher": lesson.teacher_key,
                     "answers": lesson.answers_key,
                     "student": winner.model.key,
@@ -95,7 +96,8 @@ class RunFolder:
                 commit=evidence.commit,
             ),
         )
-        report.write(self.path / EVIDENCE_FILE, self.path, "en")
+        report.write(self.path / EVIDENCE_FILE, self.path / "report.html", "en")
+        report.write(self.path / EVIDENCE_FILE, self.path / "report.ja.html", "ja")
         self._upload(released)
         return released
 

@@ -69,6 +69,9 @@ def run(
             line |= {"params": params} if params else {}
             said(ledger.append(candidate.id, {"seconds": 0.0, **line}), len(ledger.lines()))
 
+        def __reduce__(self) -> Any:
+            return object, ()  # Tune pickles its searcher for `Tuner.restore`; ours has nothing to restore
+
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the ledger is the state."""
 

@@ -63,11 +63,13 @@ def refuse_unreadable(recipe: Recipe) -> None:
 def connect() -> Machine:
     """Starts Ray in this process, or joins the cluster that the environment names. Idempotent."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A trial is a driver on no CPU of its own; stock Ray then warns that it oversubscribes the machine.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the run says what it does; libraries' bars would garble it
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     import ray
 
+    for name in ("ray.data", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     if not ray.is_initialized():
         remote = "RAY_ADDRESS" in os.environ or in_ray_job()
         arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

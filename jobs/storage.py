@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 import pyarrow.fs as pafs
 
-from deshi import jobs, kernels
+from deshi import kernels, serve
 
 MANIFEST = "stage.json"
 _PARTIAL = ".partial"
@@ -48,17 +48,40 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@cache
-def code_version() -> str:
-    """Digest of the code that a stage's output depends on: the stages, the data, the exporters and the kernels.
+_TRAINING = ("stages/train.py", "stages/losses.py", "stages/apprentice.py", "stages/batches.py", "data/tokens.py")
+_CUTTING = ("stages/prune.py", "stages/vocabulary.py", "stages/architectures.py", "stages/chain.py")
+# The code that a stage's output depends on, as globs in `jobs`, and `kernels` where integers are made. The report, the
+# server and the driver are left out on purpose: changing how a run is shown, or one exporter, trains nothing again.
+CODE: dict[str, tuple[str, ...]] = {
+    "splits": ("data/*.py",),
+    "precision": (),
+    "pretrained": ("stages/teach.py",),
+    "teacher": _TRAINING,
+    "answers": ("stages/answers.py",),
+    "depth": _CUTTING,
+    "prune": _CUTTING,
+    "distil": _TRAINING,
+    "recover": _TRAINING,
+    "rounded": ("stages/quantize.py", "../kernels/int8.py"),
+    "static": ("stages/static.py", "stages/vocabulary.py", "stages/chain.py"),
+    "served": ("exporters/*.py", "stages/builds.py"),
+    "latency": ("exporters/*.py", "evidence/latency.py", "../serve/engines/*.py"),
+    "finalist": ("finalist.py", "../serve/classifier.py"),
+    "felt": ("evidence/endpoint.py", "evidence/load.py", "../serve/*.py"),
+}
 
-    The report, the server and the driver are left out on purpose: changing how a run is shown redoes no work.
-    """
-    rooms = [
-        Path(next(iter(jobs.__path__))) / part for part in ("stages", "data", "exporters")
-    ] + [Path(next(iter(kernels.__path__)))]
-    files = sorted((path.name, file_digest(path)) for room in rooms for path in room.glob("*.py"))
-    return digest_of(files)[:16]
+
+@cache
+def code_version(stage: str) -> str:
+    """Digest of the code that made a stage's output; of all rooms for a stage that the table does not name."""
+    here = Path(__file__).parent
+    roots = {"": here, "../kernels": Path(next(iter(kernels.__path__))), "../serve": Path(next(iter(serve.__path__)))}
+    files: list[tuple[str, str]] = []
+    for pattern in CODE.get(stage, ("**/*.py", "../kernels/**/*.py", "../serve/**/*.py")):
+        outside = next((root for root in roots if root and pattern.startswith(root + "/")), "")
+        inside = pattern.removeprefix(outside + "/") if outside else pattern
+        files += [(f"{pattern}:{path.name}", file_digest(path)) for path in roots[outside].glob(inside)]
+    return digest_of(sorted(files))[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +170,7 @@ class Storage:
 
     def key(self, stage: str, inputs: Mapping[str, Any]) -> str:
         """The address of a stage's output: `<stage>-<16 hex digits>`."""
-        return f"{stage}-{digest_of({'stage': stage, 'inputs': inputs, 'code': code_version()})[:16]}"
+        return f"{stage}-{digest_of({'stage': stage, 'inputs': inputs, 'code': code_version(stage)})[:16]}"
 
     def stage(self, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Output:
         """The output of a stage: taken from the cache, or built by `build(empty local folder)` and published.
@@ -165,7 +188,7 @@ class Storage:
             manifest = {
                 "key": key,
                 "inputs": inputs,
-                "code": code_version(),
+                "code": code_version(name),
                 "seconds": round(time.perf_counter() - began, 3),
                 "files": {
                     str(path.relative_to(folder)): {"sha256": file_digest(path), "bytes": path.stat().st_size}

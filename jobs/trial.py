@@ -7,6 +7,7 @@ unlabelled rows: the one has labels, the other has many rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Output
 
-CHANCE = 1.25  # a build this much slower than the best at every shape of the teacher is not tried on students
+CHANCE = 1.15  # a build this much slower than the best at every shape of the teacher is not tried on students
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +40,23 @@ class Bench:
         return {"typical": (1, self.typical_tokens)}
 
 
-def screened(rows: list[LatencyRow], names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Scheme -> builds within `CHANCE` of the scheme's best at some shape of the teacher."""
+def screened(rows: Sequence[LatencyRow], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Scheme -> builds worth trying: those within `CHANCE` of their scheme's best at some shape of the teacher.
+
+    A scheme that rounds must also be within `CHANCE` of the fastest of all at some shape, else it only loses accuracy.
+    """
     ratio = {(row.engine, row.shape): row.ratio_to_reference for row in rows}
     shapes = sorted({row.shape for row in rows})
-    schemes = sorted({name.rpartition("-")[2] for name in names})
+
+    def near_best(name: str, among: Sequence[str]) -> bool:
+        return any(ratio[name, shape] <= CHANCE * min(ratio[other, shape] for other in among) for shape in shapes)
+
     kept = {}
-    for scheme in schemes:
+    for scheme in sorted({name.rpartition("-")[2] for name in names}):
         of_scheme = [name for name in names if name.endswith(f"-{scheme}")]
-        best = {shape: min(ratio[name, shape] for name in of_scheme) for shape in shapes}
-        kept[scheme] = tuple(
-            name for name in of_scheme if any(ratio[name, shape] <= CHANCE * best[shape] for shape in shapes)
-        )
+        tried = tuple(name for name in of_scheme if near_best(name, of_scheme))
+        if scheme == "fp32" or any(near_best(name, names) for name in tried):
+            kept[scheme] = tried
     return kept
 
 
@@ -60,9 +66,7 @@ def evaluate(candidate: Candidate, lesson: Lesson, machine: Machine, bench: Benc
     names = ("static-fp32",) if candidate.family == "static" else bench.builds[candidate.scheme]
     served = builds.export(lesson, model, names)
     yardstick = Output(key=bench.yardstick_key, storage=lesson.storage)
-    rows = measure.latency(
-        lesson, served, yardstick, builds=names, threads=bench.threads, shapes=bench.shape
-    )
+    rows = measure.latency(lesson, served, yardstick, builds=names, threads=bench.threads, shapes=bench.shape)
     fastest = min((row for row in rows if row.engine in names), key=lambda row: (row.median_ms, row.engine))
     asked = measure.classifier(served.path, lesson, measure.everywhere(fastest.engine), threads=bench.threads)
     splits, classes = lesson.splits, len(lesson.splits.labels)

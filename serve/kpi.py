@@ -51,8 +51,6 @@ class Kpi(Frozen):
     latency_ms_p95: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="by target, as the user feels it: engine, queue, HTTP and network"
     )
-    size_mb: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="of what a target must hold to serve"
-    )
+    size_mb: Annotated[float, Field(gt=0)] | None = Field(None, description="of what a target must hold to serve")
     memory_mb: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     cost_per_1000: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)

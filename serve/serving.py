@@ -71,9 +71,7 @@ class Serving(Frozen):
         """
         path = folder / SERVING_FILE
         if not path.is_file():
-            raise ValueError(
-                f"{path} does not exist; give a folder that `deshi poc` wrote (<storage>/<name>/release)"
-            )
+            raise ValueError(f"{path} does not exist; give a folder that `deshi poc` wrote (<storage>/<name>/release)")
         return cls.model_validate_json(path.read_text(encoding="utf-8"))
 
     def target(self, name: str | None) -> ServedTarget:

@@ -16,6 +16,7 @@ import numpy as np
 from deshi.jobs import choose
 from deshi.jobs.choose import Chosen, Contender
 from deshi.jobs.data.model_folder import describe
+from deshi.jobs.data.tokens import truncated_share
 from deshi.jobs.evidence import decide, money, story
 from deshi.jobs.evidence.measure import Answers
 from deshi.jobs.evidence.schema import Evidence, Figure, ModelRow, Quality, SliceRow, TargetRow
@@ -26,11 +27,21 @@ from deshi.jobs.stages.builds import size_mb
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.trial import Bench
 from deshi.serve import statistics
-from deshi.serve.encode import Encoder
 from deshi.serve.kpi import Target
 from deshi.serve.statistics import Interval
 
-PACKAGES = ("deshi", "torch", "ray", "deepspeed", "transformers", "onnxruntime", "openvino", "nncf", "optuna", "model2vec")
+PACKAGES = (
+    "deshi",
+    "torch",
+    "ray",
+    "deepspeed",
+    "transformers",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "optuna",
+    "model2vec",
+)
 
 
 def evidence(
@@ -88,10 +99,10 @@ def model_row(lesson: Lesson, each: Contender, told: Answers, taught: Answers, *
         role="chosen" if chosen else "teacher" if is_teacher else "control",
         digest=each.finalist.folder.digest,
         chain=each.candidate.chain,
-        parameters=facts["parameters"],
-        layers=facts["layers"],
-        ffn=facts["ffn"],
-        vocabulary=facts["vocabulary"],
+        parameters=facts.parameters,
+        layers=facts.layers,
+        ffn=facts.ffn or 0,
+        vocabulary=facts.vocabulary,
         scheme=each.candidate.scheme,
         training_steps=each.candidate.steps,
         quality=quality(lesson, each, told, None if is_teacher else taught),
@@ -195,7 +206,9 @@ def target_row(lesson: Lesson, each: Contender, target: Target) -> TargetRow:
     if rate is not None and rate.value:
         needed = money.machines(recipe.business.peak_rps, rate.value)
         costs = {
-            "machines": Figure(value=needed, unit="machines", basis="computed", how="ceil(peak_rps / rate in the limit)"),
+            "machines": Figure(
+                value=needed, unit="machines", basis="computed", how="ceil(peak_rps / rate in the limit)"
+            ),
             "cost_per_1000": Figure(
                 value=money.cost_per_1000(needed, target.price_per_hour, recipe.business.requests_per_month),
                 unit=recipe.business.currency,
@@ -214,10 +227,22 @@ def target_row(lesson: Lesson, each: Contender, target: Target) -> TargetRow:
         build=build,
         builds=served.builds,
         engine_ms=Figure(
-            value=row.median_ms, unit="ms", n=row.n, low=row.low, high=row.high, basis=basis, how=f"1 row of 16 tokens, {how}"
+            value=row.median_ms,
+            unit="ms",
+            n=row.n,
+            low=row.low,
+            high=row.high,
+            basis=basis,
+            how=f"1 row of 16 tokens, {how}",
         ),
         ratio_to_teacher=Figure(
-            value=row.ratio_to_reference, unit="ratio", n=row.n, low=row.ratio_low, high=row.ratio_high, basis=basis, how=how
+            value=row.ratio_to_reference,
+            unit="ratio",
+            n=row.n,
+            low=row.ratio_low,
+            high=row.ratio_high,
+            basis=basis,
+            how=how,
         ),
         latency=latency,
         throughput_rps=rate,
@@ -239,12 +264,12 @@ def unknown_tokens(lesson: Lesson, each: Contender) -> Figure:
 
 def truncated(lesson: Lesson) -> dict[str, float]:
     """Share of rows that are cut at max_length, by split, as the teacher's tokenizer counts."""
-    encoder = Encoder(lesson.teacher / "tokenizer.json", max_length=lesson.recipe.data.max_length)
-    shares = {}
-    for split in ("train", "unlabelled", "validation", "test"):
-        texts = lesson.splits.table(split)["text"].to_pylist()
-        shares[split] = encoder.truncated(texts) / len(texts) if texts else 0.0
-    return shares
+    return {
+        split: truncated_share(
+            lesson.teacher, lesson.splits.table(split)["text"].to_pylist(), max_length=lesson.recipe.data.max_length
+        )
+        for split in ("train", "unlabelled", "validation", "test")
+    }
 
 
 def _figure(interval: Interval, unit: str, how: str) -> Figure:

@@ -39,8 +39,8 @@ class Felt(Frozen):
 
 
 @contextlib.contextmanager
-def running(folder: Path, target: Target) -> Iterator[tuple[str, Memory]]:
-    """Starts the endpoint of a folder for a target, yields its URL and memory, and stops it.
+def running(folder: Path, target: str, *, module: str) -> Iterator[tuple[str, Memory]]:
+    """Starts an endpoint, `python -m MODULE FOLDER --target T --port P`; yields its URL and memory, and stops it.
 
     Raises:
         ValueError: if it does not answer within two minutes, with the end of what it printed.
@@ -48,8 +48,7 @@ def running(folder: Path, target: Target) -> Iterator[tuple[str, Memory]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    module = "deshi.serve.run" if target.serves_with_ray else "deshi.serve.process"
-    command = [sys.executable, "-m", module, str(folder), "--target", target.name, "--port", str(port)]
+    command = [sys.executable, "-m", module, str(folder), "--target", target, "--port", str(port)]
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with tempfile.TemporaryFile() as said:
         server = subprocess.Popen(command, stdout=said, stderr=said, env=env, start_new_session=True)
@@ -82,7 +81,8 @@ def felt(
     `limit_ms` is the KPI for p95 as felt; throughput is the highest rate that keeps p95 below it (below ten times the
     quiet p95 where there is no KPI).
     """
-    with running(folder, target) as (url, memory):
+    module = "deshi.serve.run" if target.serves_with_ray else "deshi.serve.process"
+    with running(folder, target.name, module=module) as (url, memory):
         in_own_process("open", url, texts, rps=min(peak_rps, 20), seconds=2, seed=seed + 1)  # warm-up
         samples = in_own_process("open", url, texts, rps=peak_rps, seconds=seconds, seed=seed)
         good = [sample for sample in samples if sample.status == 200]
@@ -116,6 +116,24 @@ def felt(
             value=memory.peak_mb, unit="MB", how=f"peak {memory.basis} of the serving process tree, start included"
         ),
     )
+
+
+class Rate(Frozen):
+    """A closed loop's requests a second and latencies."""
+
+    rps: float
+    p50_ms: float
+    p99_ms: float
+
+
+def closed_loop_rate(
+    folder: Path, target: str, texts: Sequence[str], *, module: str, clients: int, seconds: float, seed: int
+) -> Rate:
+    """`clients` that each send their next request when they have their answer, against one endpoint."""
+    with running(folder, target, module=module) as (url, _):
+        samples = in_own_process("closed", url, texts, clients=clients, seconds=seconds, seed=seed)
+    good = [sample.latency_ms for sample in samples if sample.status == 200]
+    return Rate(rps=len(good) / seconds, p50_ms=float(np.quantile(good, 0.5)), p99_ms=float(np.quantile(good, 0.99)))
 
 
 def _wait(url: str, server: subprocess.Popen[bytes], said: object) -> None:

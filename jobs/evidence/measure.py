@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +22,10 @@ from deshi.jobs.session import describe_machine
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Output
 from deshi.serve.classifier import Classifier
+from deshi.serve.encode import Encoder
 from deshi.serve.engines.engine import Engine, engine_of
 from deshi.serve.engines.table import ENGINES
-from deshi.serve.serving import ENGINES_FOLDER, SHAPE_CLASSES, ServedTarget, Serving
+from deshi.serve.serving import ENGINES_FOLDER, MODEL_FOLDER, SHAPE_CLASSES
 
 YARDSTICK = "onnxruntime-fp32"  # the teacher's build that everything is timed beside
 
@@ -50,13 +50,9 @@ def open_builds(folder: Path, builds: Sequence[str], *, threads: int) -> dict[st
 
 def classifier(folder: Path, lesson: Lesson, builds: Mapping[str, str], *, threads: int) -> Classifier:
     """The classifier that would serve `folder` with these builds by shape class; temperature 1."""
-    serving = Serving(
-        name=lesson.recipe.name,
-        labels=lesson.splits.labels,
-        max_length=lesson.recipe.data.max_length,
-        targets={"here": ServedTarget(threads=threads, builds=dict(builds))},
-    )
-    return Classifier.of(folder, serving, target="here")
+    opened = open_builds(folder, sorted(set(builds.values())), threads=threads)
+    encoder = Encoder(folder / MODEL_FOLDER / "tokenizer.json", max_length=lesson.recipe.data.max_length)
+    return Classifier(encoder, {shape: opened[name] for shape, name in builds.items()}, lesson.splits.labels)
 
 
 def everywhere(build: str) -> dict[str, str]:
@@ -85,7 +81,7 @@ def latency(
     """Milliseconds a call of each build at each shape, beside the teacher's fp32 build; looked up if it was taken."""
     facts = describe(served.path / "model")
     inputs = {
-        "shape": {name: facts[name] for name in ("model_type", "layers", "ffn", "hidden", "vocabulary")},
+        "shape": asdict(facts),
         "builds": sorted(builds),
         "threads": threads,
         "shapes": {name: list(shape) for name, shape in shapes.items()},
@@ -96,7 +92,7 @@ def latency(
     def build(out: Path) -> None:
         engines = open_builds(served.path, builds, threads=threads)
         engines["teacher"] = open_builds(yardstick.path, [YARDSTICK], threads=threads)[YARDSTICK]
-        smaller = min(facts["vocabulary"], describe(yardstick.path / "model")["vocabulary"])
+        smaller = min(facts.vocabulary, describe(yardstick.path / "model").vocabulary)
         rows = interleaved(
             engines, shapes, reference="teacher", vocabulary=smaller, min_seconds=0.4, seed=lesson.recipe.seed
         )
@@ -104,5 +100,3 @@ def latency(
 
     told = lesson.storage.stage("latency", inputs, build)
     return [LatencyRow(**row) for row in json.loads((told.path / "latency.json").read_text(encoding="utf-8"))]
-
-

@@ -44,9 +44,7 @@ class Quality(Frozen):
     """One model on the test split, paired with the teacher row by row."""
 
     score: Figure
-    drop: Figure | None = Field(
-        None, description="teacher's score minus this one's; None for the teacher itself"
-    )
+    drop: Figure | None = Field(None, description="teacher's score minus this one's; None for the teacher itself")
     mcnemar_p: float | None = None
     flips_to_wrong: int = 0
     flips_to_right: int = 0
@@ -166,9 +164,7 @@ class Verdict(Frozen):
 
     decision: Decision
     reasons: tuple[Reason, ...]
-    rows_needed: int | None = Field(
-        None, description="test rows that would settle an INCONCLUSIVE quality verdict"
-    )
+    rows_needed: int | None = Field(None, description="test rows that would settle an INCONCLUSIVE quality verdict")
 
 
 class DataFacts(Frozen):

@@ -24,13 +24,13 @@ from deshi.serve.statistics import proportion_interval
 
 BITS = {"fp32": "32-bit floating point", "w8a8": "8-bit weights and activations", "w8a16": "8-bit weights"}
 HOW = {
-    "intervals": "one-sided at kpi.quality.confidence at each end; a verdict asks whether all of the interval lies within "
-    "the limit",
-    "selection": "candidates were ranked on validation labels and on agreement with the teacher on held-out unlabelled "
-    "rows; the test rows were opened once, after the choice",
-    "latency": "engines timed in one window, in random order, beside the teacher's fp32 build; latency as felt measured "
-    "through the running endpoint by an open loop at peak_rps on loopback, load generator on the same cores",
-    "cost": "whole machines at peak_rps within the latency limit, paid for all month; cost at full use is a lower bound",
+    "intervals": "two-sided at kpi.quality.confidence; a verdict asks whether all of the interval lies "
+    "within the limit",
+    "selection": "candidates were ranked on validation labels and on agreement with the teacher on held-out "
+    "unlabelled rows; the test rows were opened once, after the choice",
+    "latency": "engines timed in one window, in random order, beside the teacher's fp32 build; latency as felt "
+    "measured through the running endpoint, open loop at peak_rps on loopback, load generator on the same cores",
+    "cost": "whole machines at peak_rps within the latency limit, paid all month; cost at full use is a lower bound",
     "controls": "the same shape, steps, labels and engine as the winner, without the teacher's answers",
 }
 
@@ -79,14 +79,10 @@ def waterfall(lesson: Lesson, machine: Machine, bench: Bench, chosen: Chosen) ->
     return tuple(steps)
 
 
-def _after(
-    stage: str, model: Output, build: str, lesson: Lesson, bench: Bench, yardstick: Output
-) -> WaterfallStep:
+def _after(stage: str, model: Output, build: str, lesson: Lesson, bench: Bench, yardstick: Output) -> WaterfallStep:
     recipe, target = lesson.recipe, lesson.recipe.targets[0]
     served = builds.export(lesson, model, [build])
-    rows = measure.latency(
-        lesson, served, yardstick, builds=[build], threads=bench.threads, shapes=bench.shape
-    )
+    rows = measure.latency(lesson, served, yardstick, builds=[build], threads=bench.threads, shapes=bench.shape)
     ms = next(row.median_ms for row in rows if row.engine == build)
     asked = measure.classifier(served.path, lesson, measure.everywhere(build), threads=bench.threads)
     told = measure.answers(asked, lesson.splits.table("validation"), lesson.splits.labels)
@@ -114,16 +110,19 @@ def orders(lesson: Lesson, plan: Plan, lines: Sequence[Line]) -> tuple[OrderRow,
         if line is None:
             continue
         n = lesson.splits.table("validation").num_rows
-        share = proportion_interval(
-            round(line["score"] * n), n, confidence=lesson.recipe.kpi.quality.confidence
-        )
+        share = proportion_interval(round(line["score"] * n), n, confidence=lesson.recipe.kpi.quality.confidence)
         found.append(
             OrderRow(
                 name=order.name,
                 chain=order.chain,
                 article=order.article,
                 score=Figure(
-                    value=line["score"], unit="share", n=n, low=share.low, high=share.high, how="validation rows, Wilson"
+                    value=line["score"],
+                    unit="share",
+                    n=n,
+                    low=share.low,
+                    high=share.high,
+                    how="validation rows, Wilson",
                 ),
                 agreement=Figure(
                     value=line["agreement"],
@@ -151,12 +150,12 @@ def removed(lesson: Lesson, chosen: Chosen) -> Removed:
     """What the winner no longer has, against the teacher."""
     winner, candidate = chosen.winner, chosen.winner.candidate
     mine, full = describe(winner.finalist.model.path / "model"), describe(lesson.teacher)
-    share = 1 - mine["parameters"] / full["parameters"]
+    share = 1 - mine.parameters / full.parameters
     if candidate.family == "static":
         return Removed(
-            layers=tuple(range(full["layers"])),
+            layers=tuple(range(full.layers)),
             ffn_share=1.0,
-            vocabulary=full["vocabulary"] - mine["vocabulary"],
+            vocabulary=full.vocabulary - mine.vocabulary,
             parameters_share=share,
             bits=BITS[candidate.scheme],
         )
@@ -164,11 +163,11 @@ def removed(lesson: Lesson, chosen: Chosen) -> Removed:
     if candidate.start != "student-model":
         kept_in = chain.cut_depth(chain.parent(candidate, lesson), candidate, lesson).path / "kept.txt"
         kept = {int(layer) for layer in kept_in.read_text(encoding="utf-8").split()}
-        layers = tuple(layer for layer in range(full["layers"]) if layer not in kept)
+        layers = tuple(layer for layer in range(full.layers) if layer not in kept)
     return Removed(
         layers=layers,
-        ffn_share=max(0.0, 1 - mine["ffn"] / full["ffn"]),
-        vocabulary=max(0, full["vocabulary"] - mine["vocabulary"]),
+        ffn_share=max(0.0, 1 - (mine.ffn or 0) / full.ffn if full.ffn else 0.0),
+        vocabulary=max(0, full.vocabulary - mine.vocabulary),
         parameters_share=max(0.0, share),
         bits=BITS[candidate.scheme],
     )

@@ -1,4 +1,4 @@
-"""Teacher answers: what the teacher says of every row, computed once by Ray Data, kept in Parquet, read by all students.
+"""Teacher answers: what the teacher says of every row, computed once by Ray Data, kept in Parquet, read by students.
 
 A shard is one file of `SHARD_ROWS` rows: `split`, `row` (its position in the split), `ids` (the top-k classes),
 `log_probs` (int16, steps of 1/1024 nat, down to -32) and `tail` (the mass outside the top k). An actor writes a shard
@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from deshi.jobs.data.splits import Splits
+from deshi.jobs.data.split import Splits
 from deshi.jobs.storage import Output, Storage
 
 SHARD_ROWS = 1024
@@ -140,12 +140,9 @@ def ask(
         rows = Splits.read(splits.path)
         work = f".work/{storage.key('answers', inputs)}"
         storage.filesystem.create_dir(f"{storage.root}/{work}", recursive=True)
-        wanted = [
-            (split, begin) for split in ASKED for begin in range(0, rows.table(split).num_rows, SHARD_ROWS)
-        ]
+        wanted = [(split, begin) for split in ASKED for begin in range(0, rows.table(split).num_rows, SHARD_ROWS)]
         present = {
-            info.base_name
-            for info in storage.filesystem.get_file_info(pafs.FileSelector(f"{storage.root}/{work}"))
+            info.base_name for info in storage.filesystem.get_file_info(pafs.FileSelector(f"{storage.root}/{work}"))
         }
         missing = [item for item in wanted if shard_name(*item) not in present]
         if missing:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deshi.jobs.data.splits import Splits
+from deshi.jobs.data.split import Splits
 from deshi.jobs.data.tokens import batch_rows, collate, rank_share, tokenise
 from deshi.jobs.stages import answers
 from deshi.jobs.storage import Storage

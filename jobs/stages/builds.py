@@ -10,11 +10,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from deshi.jobs.exporters.table import EXPORTERS
+from deshi.jobs.exporters import table
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Output
-from deshi.serve.engines.engine import engine_of
 from deshi.serve.engines.table import ENGINES
 from deshi.serve.serving import ENGINES_FOLDER, MODEL_FOLDER
 
@@ -27,33 +27,27 @@ def export(lesson: Lesson, model: Output, builds: Sequence[str]) -> Output:
         calibration = lesson.splits.table("calibration")["text"].to_pylist()
         shutil.copytree(model.path / MODEL_FOLDER, out / MODEL_FOLDER, copy_function=link_or_copy)
         for name in sorted(builds):
-            EXPORTERS[name](
-                out / MODEL_FOLDER, out / ENGINES_FOLDER / name, calibration, max_length=lesson.recipe.data.max_length
-            )
+            table.export(name, out, calibration=calibration, max_length=lesson.recipe.data.max_length)
 
     return lesson.storage.stage("served", inputs, build)
 
 
-def runnable(engines: Sequence[str] | str) -> tuple[str, ...]:
-    """Builds that can be exported and run here, of the engines that the recipe allows.
+def runnable(engines: Literal["auto"] | Sequence[str]) -> tuple[str, ...]:
+    """Builds of a transformer that can be exported and run here, of the engines that the recipe allows.
 
     Raises:
         ValueError: if an engine is unknown, or none can run here.
     """
-    allowed = tuple(ENGINES) if engines == "auto" or isinstance(engines, str) else tuple(engines)
-    for name in allowed:
-        if name not in ENGINES:
-            raise ValueError(f"search.engines names {name!r}, which is no engine; use {', '.join(ENGINES)}")
-    missing = {name: ENGINES[name].missing() for name in allowed}
-    builds = tuple(build for build in EXPORTERS if engine_of(build) in allowed and missing[engine_of(build)] is None)
-    if not builds:
-        reasons = "; ".join(f"{name}: {why}" for name, why in missing.items())
-        raise ValueError(f"no engine of search.engines runs on this cluster ({reasons}); see `deshi platforms`")
-    return builds
+    found = table.exportable(engines)
+    if not found:
+        missing = {name: kind.missing() for name, kind in ENGINES.items() if engines == "auto" or name in engines}
+        reasons = "; ".join(f"{name}: {why or 'runs no transformer'}" for name, why in missing.items())
+        raise ValueError(f"no engine of search.engines runs on this machine ({reasons}); see `deshi platforms`")
+    return found
 
 
 def size_mb(folder: Path, builds: Sequence[str]) -> float:
-    """Megabytes (10^6 bytes) that a target must hold: the builds, the tokenizer, and the model where a build reads it."""
+    """Megabytes (10^6 bytes) a target must hold: builds, tokenizer, and the model where a build reads it."""
     files = {path for build in builds for path in (folder / ENGINES_FOLDER / build).rglob("*") if path.is_file()}
     reads_model = any(not any((folder / ENGINES_FOLDER / build).glob("model.*")) for build in builds)
     files |= set((folder / MODEL_FOLDER).iterdir()) if reads_model else {folder / MODEL_FOLDER / "tokenizer.json"}

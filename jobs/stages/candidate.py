@@ -14,7 +14,7 @@ from deshi.serve.kpi import Frozen
 Start = Literal["teacher", "pretrained", "student-model"]
 FFN_SHARES = (1.0, 0.75, 0.5, 0.25)
 VOCABULARIES = ("seen", "all")
-DEPTHS_BY = ("even", "influence")
+DEPTHS_BY = ("even", "first", "influence")
 
 
 class Candidate(Frozen):

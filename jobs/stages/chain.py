@@ -10,11 +10,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deshi.jobs.session import Machine
-from deshi.jobs.stages import distill, static, teach
+from deshi.jobs.stages import distill, teach
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.stages.orders import training_steps
@@ -77,8 +78,8 @@ def cut_depth(source: Output, candidate: Candidate, lesson: Lesson) -> Output:
         folder = source.path / "model"
         model = prune.load_classifier(folder)
         depth = prune.architecture_of(model.config).depth(model.config)
-        judged: list[float] | str = "even"
-        if candidate.depth_by == "influence":
+        judged: Any = candidate.depth_by
+        if judged == "influence":
             texts = lesson.splits.table("calibration")["text"].to_pylist()
             batches = prune.calibration_batches(
                 AutoTokenizer.from_pretrained(folder), texts, max_length=lesson.recipe.data.max_length
@@ -156,6 +157,8 @@ def static_student(lesson: Lesson, *, told: str) -> Output:
     inputs = {"teacher": lesson.teacher_key, "answers": lesson.answers_key, "told": told, "splits": lesson.splits_key}
 
     def build(out: Path) -> None:
+        from deshi.jobs.stages import static
+
         splits, recipe = lesson.splits, lesson.recipe
         train, unlabelled = splits.table("train"), splits.table("unlabelled")
         texts = train["text"].to_pylist()

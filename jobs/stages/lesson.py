@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deshi.jobs.data.splits import Splits
+from deshi.jobs.data.split import Splits
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.stages import answers as teacher_answers
 from deshi.jobs.storage import Output, Storage

@@ -142,9 +142,7 @@ def train_worker(config: dict[str, Any], *, seal: bytes = b"") -> dict[str, Any]
     return {"losses": losses, "seconds_in_steps": in_steps} if rank == 0 else None
 
 
-def run(
-    job: TrainJob, out: Path, *, workers: int, resources: dict[str, float], max_failures: int, name: str
-) -> None:
+def run(job: TrainJob, out: Path, *, workers: int, resources: dict[str, float], max_failures: int, name: str) -> None:
     """Runs a training job on Ray Train and puts `model/` and `training.json` into `out`.
 
     Raises:
@@ -182,6 +180,7 @@ def run(
         raise ValueError(f"training {name} stopped: {_cause(error)}") from None
     told = result.return_value
     seconds = time.perf_counter() - began
+    (out / "model").mkdir()
     pafs.copy_files(f"{storage.root}/{job.work}/model", str(out / "model"), storage.filesystem, pafs.LocalFileSystem())
     facts = {
         "steps": job.steps,

@@ -1,0 +1,266 @@
+"""Decisions: which finalist is chosen (by validation only), and the verdict on it (by the test rows).
+
+Both read the KPIs of the recipe. Choosing goes by point estimates, since validation may be spent freely; the
+verdict goes by intervals, since it is a promise: a figure whose interval straddles its limit is INCONCLUSIVE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from scipy import stats
+
+from deshi.jobs.evidence import money
+from deshi.jobs.evidence.kpis import kpi_rows as kpi_rows
+from deshi.jobs.evidence.kpis import memory_limit
+from deshi.jobs.evidence.numbers import digits
+from deshi.jobs.evidence.schema import (
+    Decision,
+    KpiRow,
+    KpiVerdict,
+    Reason,
+    Verdict,
+)
+from deshi.serve.kpi import Kpi, Target
+from deshi.serve.statistics import Interval, rows_needed
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalistTarget:
+    """One finalist on one target. None is not measured; for `rps`, that no rate keeps the latency limit.
+
+    A throughput of unknown noise has equal ends.
+    """
+
+    target: str
+    latency_ms_p95: float | None
+    size_mb: float
+    memory_mb: float | None
+    rps: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """What choosing needs: the drop on the validation rows, and what was measured on each target.
+
+    `latency_ms_p95` is as felt (engine, queue, HTTP and network), `rps` what one machine answers within the
+    limit.
+    """
+
+    digest: str
+    drop: Interval
+    targets: tuple[FinalistTarget, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The chosen finalist; not `feasible` means that it is only the nearest one, with what it violates."""
+
+    finalist: Finalist
+    feasible: bool
+    violations: Mapping[str, float]
+    tied: tuple[str, ...]
+
+
+def choose(
+    finalists: Sequence[Finalist],
+    kpi: Kpi,
+    targets: Sequence[Target],
+    *,
+    peak_rps: float,
+    requests_per_month: float,
+) -> Choice:
+    """The cheapest finalist that meets every KPI by its point estimates; if none does, the nearest.
+
+    Cost is the price of an hour of all machines that the peak needs, whole ones, summed over the targets. A
+    finalist ties with the cheapest if the noise of its throughput allows it to cost no more: its cost at the
+    upper end of `rps` is at most the cheapest one's cost at the lower end of its. Ties go, in this order, to
+    those whose quality validation already proves (interval below the limit; if it proves none, to the one
+    nearest to it), to the smaller model, to the lower digest, so that the same figures always give the same
+    choice.
+
+    The nearest has the fewest figures missing, then the least sum of violations, each as a share of its limit
+    and rounded to three digits, then the lower digest.
+    """
+    if not finalists:
+        raise ValueError("there are 0 finalists to choose from; let the search run longer or try more trials")
+    broken = {
+        finalist.digest: violations(finalist, kpi, targets, peak_rps=peak_rps, requests_per_month=requests_per_month)
+        for finalist in finalists
+    }
+    feasible = [finalist for finalist in finalists if not broken[finalist.digest]]
+    if not feasible:
+        nearest = min(finalists, key=lambda finalist: _distance(finalist.digest, broken[finalist.digest]))
+        return Choice(finalist=nearest, feasible=False, violations=broken[nearest.digest], tied=())
+
+    def cost(finalist: Finalist, end: Callable[[Interval], float]) -> float:
+        return cost_per_hour(finalist, targets, peak_rps=peak_rps, end=end)
+
+    cheapest = min(feasible, key=lambda finalist: (cost(finalist, lambda rps: rps.value), finalist.digest))
+    limit = cost(cheapest, lambda rps: rps.low)
+    tied = [finalist for finalist in feasible if cost(finalist, lambda rps: rps.high) <= limit]
+    proven = [finalist for finalist in tied if finalist.drop.high < kpi.quality.max_drop]
+    best = (
+        min(proven, key=lambda finalist: (_size_mb(finalist), finalist.digest))
+        if proven
+        else min(tied, key=lambda finalist: (finalist.drop.high, _size_mb(finalist), finalist.digest))
+    )
+    others = tuple(sorted(finalist.digest for finalist in tied if finalist.digest != best.digest))
+    return Choice(finalist=best, feasible=True, violations={}, tied=others)
+
+
+def cost_per_hour(
+    finalist: Finalist,
+    targets: Sequence[Target],
+    *,
+    peak_rps: float,
+    end: Callable[[Interval], float] = lambda rps: rps.value,
+) -> float:
+    """Price of an hour of all machines that the peak needs; infinite where no rate keeps the latency limit.
+
+    `end` picks the value, the lower or the upper end of the throughput.
+    """
+    total = 0.0
+    for target in targets:
+        rps = _on(finalist, target.name).rps
+        if rps is None or end(rps) <= 0:
+            return math.inf
+        one = end(rps)
+        total += target.price_per_hour * (1 if math.isinf(one) else money.machines(peak_rps, one))
+    return total
+
+
+def violations(
+    finalist: Finalist, kpi: Kpi, targets: Sequence[Target], *, peak_rps: float, requests_per_month: float
+) -> dict[str, float]:
+    """Each missed KPI -> by which share of its limit; infinite where its figure is missing."""
+    found: dict[str, tuple[float | None, float | None]] = {
+        "drop": (finalist.drop.value, kpi.quality.max_drop),
+        "size_mb": (_size_mb(finalist), kpi.size_mb),
+    }
+    for target in targets:
+        here = _on(finalist, target.name)
+        found[f"latency_ms_p95.{target.name}"] = (here.latency_ms_p95, kpi.latency_ms_p95.get(target.name))
+        found[f"memory_mb.{target.name}"] = (here.memory_mb, memory_limit(kpi, target))
+        cost = None
+        if here.rps is not None and here.rps.value > 0:
+            needed = money.machines(peak_rps, here.rps.value)
+            cost = money.cost_per_1000(needed, target.price_per_hour, requests_per_month)
+        found[f"cost_per_1000.{target.name}"] = (cost, kpi.cost_per_1000.get(target.name))
+    missed = {
+        name: math.inf if value is None else value / limit - 1
+        for name, (value, limit) in found.items()
+        if limit is not None
+    }
+    return {name: by for name, by in missed.items() if by > 0}
+
+
+_SUBJECTS = {
+    "latency_ms_p95": "latency p95 on {target}",
+    "size_mb": "size",
+    "memory_mb": "peak memory on {target}",
+    "cost_per_1000": "cost of 1,000 requests on {target}",
+}
+_OUTCOMES = {
+    "pass": "{value} {unit}, within the limit of {limit}",
+    "fail": "{value} {unit}, over the limit of {limit}",
+    "inconclusive": "{value} {unit} ({low} to {high}) straddles the limit of {limit}; measure for longer",
+    "unmeasured": "not measured, so the limit of {limit} {unit} is not shown to hold",
+}
+_DROP = "the score drops by {value} points ({low} to {high}), "
+# Code -> English sentence. The report has a text `reason.<code>` for each in its own languages.
+SENTENCES: Mapping[str, str] = MappingProxyType(
+    {
+        "drop.pass": _DROP + "all of it below the limit of {limit}",
+        "drop.fail": _DROP + "all of it above the limit of {limit}",
+        "drop.inconclusive": _DROP + "astride the limit of {limit}: about {rows} test rows would settle it",
+        "drop.inconclusive_above": _DROP
+        + "astride the limit of {limit}, the estimate not below it: more rows would sooner reject",
+        "drop.unmeasured": "the drop of the score was not measured, so the limit of {limit} points is not "
+        "shown to hold",
+        "projected": "the figures of {target} are projected, not measured: this machine cannot reproduce it",
+    }
+    | {
+        f"{kind}.{outcome}": f"{subject}: {sentence}"
+        for kind, subject in _SUBJECTS.items()
+        for outcome, sentence in _OUTCOMES.items()
+    }
+)
+
+
+def verdict(drop: Interval, rows: Sequence[KpiRow], *, confidence: float) -> Verdict:
+    """REJECT if any KPI fails, else INCONCLUSIVE if any is undecided, else ACCEPT; its reasons are those KPIs.
+
+    Args:
+        drop: the drop on the test rows with its interval at `confidence`.
+        rows: all KPI rows of the chosen model, from `kpi_rows`.
+        confidence: of the interval; plans the rows that would settle an inconclusive drop.
+    """
+    verdicts = {row.verdict for row in rows}
+    decision: Decision = "REJECT" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "ACCEPT"
+    order: dict[Decision, tuple[KpiVerdict, ...]] = {
+        "REJECT": ("FAIL", "INCONCLUSIVE"),
+        "INCONCLUSIVE": ("INCONCLUSIVE",),
+        "ACCEPT": ("PASS",),
+    }
+    speaking = [row for wanted in order[decision] for row in rows if row.verdict == wanted]
+    needed = next(
+        (
+            _settled_by(drop, row.limit, confidence)
+            for row in rows
+            if row.name == "drop" and row.verdict == "INCONCLUSIVE" and row.limit is not None
+        ),
+        None,
+    )
+    reasons = [_reason(row, needed) for row in speaking]
+    projected = dict.fromkeys(_target(row) for row in speaking if row.figure.basis == "projected" and _target(row))
+    reasons += [_sentence("projected", {"target": target}) for target in projected]
+    return Verdict(decision=decision, reasons=tuple(reasons), rows_needed=needed)
+
+
+def _settled_by(drop: Interval, margin: float, confidence: float) -> int | None:
+    """Rows for 80% power, with the variance of a row's difference read off the interval, so for any score."""
+    error = (drop.high - drop.low) / (2 * float(stats.norm.ppf((1 + confidence) / 2)))
+    if not math.isfinite(error):
+        return None
+    needed = rows_needed(drop.value, drop.n * error**2 + drop.value**2, margin, confidence)
+    return None if needed is None else max(needed, drop.n + 1)
+
+
+def _reason(row: KpiRow, needed: int | None) -> Reason:
+    figure, kind = row.figure, row.name.partition(".")[0]
+    outcome = "unmeasured" if figure.value is None else row.verdict.lower()
+    if kind == "drop" and outcome == "inconclusive" and needed is None:
+        outcome = "inconclusive_above"
+    scale, decimals = (100, 2) if kind == "drop" else (1, None)
+    numbers = {"value": figure.value, "low": figure.low, "high": figure.high, "limit": row.limit}
+    values = {name: "?" if number is None else digits(scale * number, decimals) for name, number in numbers.items()}
+    values |= {"target": _target(row), "unit": figure.unit, "rows": "" if needed is None else f"{needed:,}"}
+    return _sentence(f"{kind}.{outcome}", values)
+
+
+def _sentence(code: str, values: dict[str, str]) -> Reason:
+    return Reason(code=code, values=values, text=SENTENCES[code].format_map(values))
+
+
+def _target(row: KpiRow) -> str:
+    return row.name.partition(".")[2]
+
+
+def _distance(digest: str, missed: Mapping[str, float]) -> tuple[int, float, str]:
+    finite = [by for by in missed.values() if math.isfinite(by)]
+    return len(missed) - len(finite), round(sum(finite), 3), digest
+
+
+def _size_mb(finalist: Finalist) -> float:
+    return max(place.size_mb for place in finalist.targets)
+
+
+def _on(finalist: Finalist, target: str) -> FinalistTarget:
+    place = next((place for place in finalist.targets if place.target == target), None)
+    if place is None:
+        raise ValueError(f"finalist {finalist.digest} has no figures for target {target!r}; measure it there first")
+    return place

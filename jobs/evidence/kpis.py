@@ -1,0 +1,120 @@
+"""The KPI table: each target of the recipe beside the figure measured on the test rows, and its verdict.
+
+A verdict goes by the interval where there is one: all of it within the limit is PASS, all of it beyond is
+FAIL, and an interval that straddles the limit is INCONCLUSIVE, as is a figure that was never taken. Without
+an interval (a size in bytes) the value decides. What has no limit is shown as NO TARGET.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from deshi.jobs.evidence.schema import Figure, KpiRow, KpiVerdict, ModelRow, TargetRow
+from deshi.serve.kpi import Kpi, Target
+from deshi.serve.statistics import non_inferior
+
+
+def kpi_rows(row: ModelRow, kpi: Kpi, targets: Sequence[Target], *, currency: str) -> tuple[KpiRow, ...]:
+    """One row for each KPI on each target, from a model's test figures; without a limit it is NO TARGET.
+
+    Latency is the p95 that a user feels, network included. A figure of a target that could only be projected
+    keeps the basis "projected" beside its verdict.
+    """
+    quality = row.quality
+    drop = quality.drop or _not_measured("share")
+    rows = [
+        KpiRow(
+            axis="quality",
+            name="drop",
+            limit=kpi.quality.max_drop,
+            limit_is="at most",
+            figure=drop,
+            verdict=_quality_verdict(drop, kpi.quality.max_drop),
+        )
+    ]
+    places = {place.target: place for place in row.targets}
+    for target in targets:
+        place = places.get(target.name)
+        latency = place.latency.p95 if place is not None and place.latency is not None else None
+        rows += _operations(f"latency_ms_p95.{target.name}", latency, kpi.latency_ms_p95.get(target.name), unit="ms")
+    rows += _operations("size_mb", _largest(row.targets), kpi.size_mb, unit="MB")
+    for target in targets:
+        place = places.get(target.name)
+        memory, cost = (place.memory_mb, place.cost_per_1000) if place is not None else (None, None)
+        rows += _operations(f"memory_mb.{target.name}", memory, memory_limit(kpi, target), unit="MB")
+        rows += _operations(f"cost_per_1000.{target.name}", cost, kpi.cost_per_1000.get(target.name), unit=currency)
+    rows += _risk("worst_slice", _worst_slice(row))
+    rows += _risk("calibration_error", quality.calibration_error)
+    return tuple(rows)
+
+
+def memory_limit(kpi: Kpi, target: Target) -> float | None:
+    """The KPI's limit or what the target has, MB, whichever is less."""
+    limits = (kpi.memory_mb.get(target.name), target.memory_mb)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _quality_verdict(drop: Figure, margin: float) -> KpiVerdict:
+    if drop.low is None or drop.high is None:
+        return "INCONCLUSIVE"
+    return non_inferior(drop.low, drop.high, margin)
+
+
+def _at_most(figure: Figure, limit: float | None) -> KpiVerdict:
+    """By the interval where there is one, else by the value."""
+    if limit is None:
+        return "NO TARGET"
+    if figure.value is None:
+        return "INCONCLUSIVE"
+    if figure.low is None and figure.high is None:
+        return "PASS" if figure.value <= limit else "FAIL"
+    if figure.high is not None and figure.high <= limit:
+        return "PASS"
+    return "FAIL" if figure.low is not None and figure.low > limit else "INCONCLUSIVE"
+
+
+def _operations(name: str, figure: Figure | None, limit: float | None, *, unit: str) -> list[KpiRow]:
+    """The row, or none where there is neither a limit nor a figure."""
+    if figure is None and limit is None:
+        return []
+    shown = figure or _not_measured(unit)
+    return [
+        KpiRow(
+            axis="operations",
+            name=name,
+            limit=limit,
+            limit_is="at most",
+            figure=shown,
+            verdict=_at_most(shown, limit),
+        )
+    ]
+
+
+def _risk(name: str, figure: Figure | None) -> list[KpiRow]:
+    if figure is None:
+        return []
+    return [KpiRow(axis="risk", name=name, limit=None, limit_is="at most", figure=figure, verdict="NO TARGET")]
+
+
+def _worst_slice(row: ModelRow) -> Figure | None:
+    """The drop with the highest lower end: a slice of three rows does not win by luck."""
+    if not row.quality.slices:
+        return None
+
+    def surest(slice_drop: Figure) -> float:
+        ends = (slice_drop.low, slice_drop.value)
+        return next((end for end in ends if end is not None), -math.inf)
+
+    worst = max(row.quality.slices, key=lambda part: surest(part.drop))
+    where = f"{worst.column} = {worst.value}"
+    return worst.drop.model_copy(update={"how": f"{where}; {worst.drop.how}" if worst.drop.how else where})
+
+
+def _largest(places: Sequence[TargetRow]) -> Figure | None:
+    sizes = [place.size_mb for place in places if place.size_mb.value is not None]
+    return max(sizes, key=lambda figure: figure.value or 0.0, default=None)
+
+
+def _not_measured(unit: str) -> Figure:
+    return Figure(value=None, unit=unit, basis="not measured")

@@ -1,0 +1,312 @@
+"""Structured pruning of encoder classifiers: fewer layers, a narrower FFN, a head refitted in closed form.
+
+Everything here is physically smaller, never masked, and uniform over the layers, so that the config describes
+the result and stock transformers loads it. Shapes: hidden states [rows, tokens, hidden], FFN activations
+[rows, tokens, ffn], importance [layers, ffn]; only real tokens (attention_mask 1) are counted.
+
+- depth: block influence, 1 - mean cos(hidden before a layer, hidden after it) (ShortGPT, arXiv 2403.03853);
+- FFN width: mean |activation| of a neuron x L2 norm of its outgoing weights, the Wanda score (arXiv
+  2306.11695) summed to the neuron as in Minitron (arXiv 2407.14679);
+- head: ridge regression of the last linear on its own input features to the teacher's centred logits. It
+  trains nothing and needs no label, and it is what makes an unrecovered candidate comparable with another.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deshi.jobs.stages.architectures import architecture_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from transformers import PretrainedConfig, PreTrainedModel
+
+Batch = Mapping[str, Tensor]
+FFN_MULTIPLE = 8  # int8 kernels read rows in multiples of 8
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+)
+
+
+def calibration_batches(
+    tokenizer: Any, texts: Sequence[str], *, max_length: int, batch_size: int = 32
+) -> list[dict[str, Tensor]]:
+    """Texts as padded batches, in the given order."""
+    starts = range(0, len(texts), batch_size)
+    cut = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
+    return [dict(tokenizer(list(texts[start : start + batch_size]), **cut)) for start in starts]
+
+
+@torch.inference_mode()
+def block_influence(model: PreTrainedModel, batches: Iterable[Batch]) -> list[float]:
+    """1 - mean cosine of what enters and what leaves a layer, one number a layer; near 0 it does little."""
+    layers = architecture_of(model.config).layer_list(model)
+    sums = torch.zeros(len(layers), dtype=torch.float64)
+    tokens = 0
+    mask = torch.empty(0)
+
+    def add(index: int, before: Tensor, after: Tensor) -> None:
+        cosine = nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
+        sums[index] += cosine[mask].double().sum().cpu()
+
+    with _hooked(layers, lambda i: lambda _, args, out: add(i, args[0], out[0] if isinstance(out, tuple) else out)):
+        for batch in batches:
+            mask = batch["attention_mask"].bool().to(model.device)
+            tokens += int(mask.sum())
+            _forward(model, batch)
+    return (1 - sums / max(tokens, 1)).tolist()
+
+
+@torch.inference_mode()
+def ffn_importance(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
+    """Mean |activation| of each FFN neuron x the L2 norm of its outgoing weights, float64 [layers, ffn]."""
+    row = architecture_of(model.config)
+    outs = [row.ffn_out_of(layer) for layer in row.layer_list(model)]
+    sums = torch.zeros(len(outs), row.ffn(model.config), dtype=torch.float64)
+    tokens = 0
+    mask = torch.empty(0)
+
+    def add(index: int, activation: Tensor) -> None:
+        sums[index] += activation[mask].abs().double().sum(dim=0).cpu()
+
+    with _hooked(outs, lambda i: lambda _, args, out: add(i, args[0])):
+        for batch in batches:
+            mask = batch["attention_mask"].bool().to(model.device)
+            tokens += int(mask.sum())
+            _forward(model, batch)
+    norms = torch.stack([out.weight.double().norm(dim=0).cpu() for out in outs])
+    return sums / max(tokens, 1) * norms
+
+
+def keep_layers(
+    count: int, depth: int, influence: Sequence[float] | Literal["even", "first"] = "even"
+) -> tuple[int, ...]:
+    """Which `count` of `depth` layers stay, in order: evenly spaced (3 of 6: 0, 3, 5), the first, or most influential.
+
+    Raises:
+        ValueError: if there are not that many layers.
+    """
+    if not 1 <= count <= depth:
+        raise ValueError(f"cannot keep {count} layers of {depth}; take a number from 1 to {depth}")
+    if influence == "first":
+        return tuple(range(count))
+    if influence == "even":
+        return tuple(int(place + 0.5) for place in np.linspace(0, depth - 1, count))
+    strongest = sorted(range(depth), key=lambda layer: (-float(influence[layer]), layer))
+    return tuple(sorted(strongest[:count]))
+
+
+def prune_depth(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
+    """A new model with only the layers `kept`, in order.
+
+    Raises:
+        ValueError: if `kept` is empty, not strictly increasing, out of range, or lacks a layer that must
+        stay.
+    """
+    row = architecture_of(model.config)
+    depth = row.depth(model.config)
+    if not kept or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < depth:
+        raise ValueError(f"layers {tuple(kept)} must be increasing numbers from 0 to {depth - 1}; name those to keep")
+    if row.first_layer_stays and kept[0] != 0:
+        raise ValueError(f"layers {tuple(kept)} lack 0, which {row.model_type} cannot do without; keep layer 0")
+    config = copy.deepcopy(model.config)
+    for key in row.per_layer_keys:
+        setattr(config, key, [getattr(config, key)[layer] for layer in kept])
+    setattr(config, row.depth_key, len(kept))
+
+    stem = f"{row.key_prefix(model)}{row.layers}."
+    places = {f"{old}": new for new, old in enumerate(kept)}
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(stem):
+            state[name] = tensor
+            continue
+        old, _, rest = name.removeprefix(stem).partition(".")
+        if old in places:
+            state[f"{stem}{places[old]}.{rest}"] = tensor
+    return rebuilt(model, config, state)
+
+
+def prune_ffn(model: PreTrainedModel, importance: Tensor, width: int) -> PreTrainedModel:
+    """A new model that keeps the `width` most important FFN neurons of each layer, in their old order.
+
+    Raises:
+        ValueError: if `width` is not a multiple of 8 within the present width, or importance has another
+        shape.
+    """
+    row = architecture_of(model.config)
+    shape = (row.depth(model.config), row.ffn(model.config))
+    if width < 1 or width > shape[1] or (width % FFN_MULTIPLE and width != shape[1]):
+        raise ValueError(
+            f"ffn {width} must be a multiple of {FFN_MULTIPLE} from {FFN_MULTIPLE} to {shape[1]}, the whole"
+        )
+    if tuple(importance.shape) != shape:
+        raise ValueError(f"importance has shape {tuple(importance.shape)}, the model {shape}; measure it on this model")
+    config = copy.deepcopy(model.config)
+    setattr(config, row.ffn_key, width)
+
+    state = dict(model.state_dict())
+    for layer, scores in enumerate(importance):
+        kept = _strongest(scores, width).to(model.device)
+        stem = f"{row.key_prefix(model)}{row.layers}.{layer}."
+        rows = torch.cat([kept + part * shape[1] for part in range(row.ffn_in_parts)])
+        for name in ("weight", "bias"):
+            if (key := f"{stem}{row.ffn_in}.{name}") in state:
+                state[key] = state[key][rows]
+        state[f"{stem}{row.ffn_out}.weight"] = state[f"{stem}{row.ffn_out}.weight"][:, kept]
+    return rebuilt(model, config, state)
+
+
+@torch.inference_mode()
+def head_features(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
+    """What enters the classifier's last linear, float64 [rows, features]."""
+    head = architecture_of(model.config).classifier_of(model)
+    found: list[Tensor] = []
+    with _hooked([head], lambda _: lambda _, args, out: found.append(args[0].double().cpu())):
+        for batch in batches:
+            _forward(model, batch)
+    return torch.cat(found)
+
+
+def ridge_head(features: Tensor, teacher_logits: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Weight [labels, features] and bias [labels] of ridge regression to the centred logits, in float64.
+
+    A softmax does not see a constant added to a row of logits, so each row's mean is taken off first. The
+    intercept is not shrunk, and lambda = ridge x trace(X'X) / features, X centred: `ridge` has no unit.
+    """
+    x, y = features.double(), teacher_logits.double()
+    y = y - y.mean(dim=1, keepdim=True)
+    x_mean, y_mean = x.mean(dim=0), y.mean(dim=0)
+    x, y = x - x_mean, y - y_mean
+    gram = x.T @ x
+    shrink = max(ridge * float(gram.trace()) / len(gram), torch.finfo(torch.float64).tiny)
+    weight = torch.linalg.solve(gram + shrink * torch.eye(len(gram), dtype=gram.dtype), x.T @ y).T
+    return weight, y_mean - weight @ x_mean
+
+
+def refit_head(
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    teacher_logits: NDArray[Any] | Tensor,
+    ridge: float = 0.01,
+) -> PreTrainedModel:
+    """A copy of `model` whose last linear comes as near the teacher's logits [rows, labels] as it can.
+
+    Raises:
+        ValueError: if the logits are not those of the batches' rows and the model's labels.
+    """
+    refitted = copy.deepcopy(model)
+    head = architecture_of(model.config).classifier_of(refitted)
+    features = head_features(refitted, batches)
+    shape = (len(features), head.out_features)
+    if tuple(teacher_logits.shape) != shape:
+        raise ValueError(f"teacher_logits has shape {tuple(teacher_logits.shape)}, rows and labels are {shape}")
+    weight, bias = ridge_head(features, torch.as_tensor(teacher_logits), ridge)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    return refitted
+
+
+def prune(
+    model_folder: Path,
+    out_folder: Path,
+    *,
+    layers: Sequence[int],
+    ffn: int,
+    calibration: Sequence[str],
+    teacher_logits: NDArray[Any],
+    max_length: int,
+    importance_folder: Path | None = None,
+    ridge: float = 0.01,
+) -> None:
+    """Keeps `layers`, narrows the FFN to `ffn`, refits the head on `calibration`, and writes a model folder.
+
+    Importance is measured after the layers are gone, on `model_folder`'s model or on that of
+    `importance_folder` (same shape: the quantized form, where a chain prunes after quantization). A model
+    that is not pruned at all is not refitted either.
+    """
+    from transformers import AutoTokenizer
+
+    model = load_classifier(model_folder)
+    row = architecture_of(model.config)
+    whole = (tuple(range(row.depth(model.config))), row.ffn(model.config))
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    batches = calibration_batches(tokenizer, calibration, max_length=max_length)
+    pruned = prune_depth(model, layers)
+    judge = pruned if importance_folder is None else prune_depth(load_classifier(importance_folder), layers)
+    if ffn != whole[1]:
+        pruned = prune_ffn(pruned, ffn_importance(judge, batches), ffn)
+    if (tuple(layers), ffn) != whole:
+        pruned = refit_head(pruned, batches, teacher_logits, ridge)
+    write_model(pruned, out_folder)
+    copy_tokenizer(model_folder, out_folder)
+
+
+def load_classifier(folder: Path) -> PreTrainedModel:
+    """The sequence classifier of a model folder, fp32, in evaluation mode, no code of the folder run."""
+    from transformers import AutoModelForSequenceClassification
+
+    load = AutoModelForSequenceClassification.from_pretrained
+    return load(folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True).eval()
+
+
+def write_model(model: PreTrainedModel, folder: Path) -> None:
+    """Writes config.json and model.safetensors, fp32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(torch.float32).save_pretrained(folder)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copies the tokenizer files that there are."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def rebuilt(model: PreTrainedModel, config: PretrainedConfig, state: Mapping[str, Tensor]) -> PreTrainedModel:
+    """A model of the same class made from `config` with the tensors of `state`: all of them, no others."""
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, the caller's seed is not
+        new = type(model)(config)
+    new.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, strict=True)
+    return new.to(model.device, model.dtype).train(model.training)
+
+
+def _strongest(scores: Tensor, count: int) -> Tensor:
+    return torch.sort(scores, descending=True, stable=True).indices[:count].sort().values
+
+
+def _forward(model: PreTrainedModel, batch: Batch) -> None:
+    """One forward pass without dropout, for what the hooks see."""
+    training = model.training
+    model.eval()(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+    model.train(training)
+
+
+@contextmanager
+def _hooked(modules: Iterable[nn.Module], hook_of: Callable[[int], Callable[..., None]]) -> Iterator[None]:
+    """Registers `hook_of(index)` as forward hook of each module, for the time of the block."""
+    with ExitStack() as stack:
+        for index, module in enumerate(modules):
+            stack.callback(module.register_forward_hook(hook_of(index)).remove)
+        yield

@@ -1,0 +1,78 @@
+"""The Ray Serve application: ingress, batching and engine in one deployment, so that a request makes one hop.
+
+    serve run deshi.serve.app:build release=runs/trec/release
+
+or by a Serve config file, see cluster/serve-config.yaml. A second deployment behind the ingress costs 4 ms.
+"""
+
+# No `from __future__ import annotations`: Serve reads the class of `build`'s parameter to make it of its arguments.
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deshi.serve import release as releases
+from deshi.serve import service
+from deshi.serve.batching import Batcher
+from deshi.serve.ingress import MAX_ROWS, ingress
+
+if TYPE_CHECKING:
+    from ray import serve
+
+
+class Args(BaseModel):
+    """What `serve run` and a Serve config file may say (`key=value`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    release: str = Field(description="a folder with serving.json that every node can read")
+    target: str | None = Field(None, description="a target of the release; the first one if left out")
+    despite_verdict: bool = Field(False, description="serve it though it was not accepted")
+    replicas: int = Field(1, ge=1)
+    max_batch_size: int = Field(32, ge=1, description="rows")
+    batch_wait_timeout_s: float = Field(0.002, ge=0)
+    max_queued: int = Field(1024, ge=MAX_ROWS, description="rows that may wait in a replica; more is a 503")
+
+
+class Classify:
+    """One replica: one engine with the target's threads."""
+
+    def __init__(self, args: Args) -> None:
+        self._opened = service.opened(Path(args.release), target=args.target, despite_verdict=args.despite_verdict)
+        self._args = args
+
+    def __serve_build_asgi_app__(self) -> Any:
+        args = self._args
+        batcher = Batcher(
+            self._opened.run,
+            max_batch_size=args.max_batch_size,
+            wait_s=args.batch_wait_timeout_s,
+            max_queued=args.max_queued,
+        )
+        return ingress(batcher.submit, self._opened.serving, self._opened.info)
+
+
+def build(args: Args) -> "serve.Application":
+    """The application; refuses here, before anything is started, what may not be served."""
+    import ray
+    from ray import serve
+    from ray.serve.config import BackpressureConfig
+    from ray.serve.schema import LoggingConfig
+
+    serving, _ = releases.opened(Path(args.release), despite_verdict=args.despite_verdict)
+    threads = serving.target(args.target).threads
+    if ray.is_initialized():
+        threads = min(threads, int(max(node["Resources"].get("CPU", 1) for node in ray.nodes())))
+    deployment = serve.deployment(
+        name="classify",
+        num_replicas=args.replicas,
+        ray_actor_options={"num_cpus": threads},
+        # The replica's own queue refuses first, with a reply that says so; Serve's limits are the second line.
+        max_ongoing_requests=2 * args.max_queued,
+        max_queued_requests=args.max_queued,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),  # a line costs as much as a parse
+    )
+    resolved = args.model_copy(update={"release": str(Path(args.release).resolve())})
+    return deployment(serve.ingress()(Classify)).bind(resolved)
