@@ -27,8 +27,6 @@ from deshi.jobs.storage import Output
 from deshi.jobs.trial import Bench
 from deshi.serve.statistics import Interval, PairedDrop, paired_score_drop
 
-SECONDS_OF_LOAD = 10.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
@@ -153,11 +151,14 @@ def _felt(lesson: Lesson, made: Finalist, name: str) -> Felt:
         "target": target.model_dump(),
         "peak_rps": recipe.business.peak_rps,
         "limit": recipe.kpi.latency_ms_p95.get(name),
+        "seconds": recipe.resources.load_seconds,
         "cpu": describe_machine()["cpu"],
     }
 
     def build(out: Path) -> None:
         texts = lesson.splits.table("validation")["text"].to_pylist()
+        build = made.serving.targets[name].builds["1x16"]
+        engine_ms = next(row.median_ms for row in made.latency[name] if (row.engine, row.shape) == (build, "1x16"))
         result = felt(
             made.folder.path,
             target,
@@ -165,7 +166,8 @@ def _felt(lesson: Lesson, made: Finalist, name: str) -> Felt:
             peak_rps=recipe.business.peak_rps,
             limit_ms=recipe.kpi.latency_ms_p95.get(name),
             confidence=recipe.kpi.quality.confidence,
-            seconds=SECONDS_OF_LOAD,
+            engine_ms=engine_ms,
+            seconds=recipe.resources.load_seconds,
             seed=recipe.seed,
         )
         (out / "felt.json").write_text(result.model_dump_json(), encoding="utf-8")
@@ -230,7 +232,9 @@ def _for_choice(lesson: Lesson, each: Contender, teacher: Contender) -> decide.F
                 latency_ms_p95=p95,
                 size_mb=size_mb(each.finalist.folder.path, builds),
                 memory_mb=measured.memory_mb.value if target.name in each.felt else None,
-                rps=_exactly(rate.value) if rate.value else None,
+                rps=Interval(value=rate.value, low=rate.low or rate.value, high=rate.high or rate.value, n=1)
+                if rate.value
+                else None,
             )
         )
     return decide.Finalist(digest=each.id, drop=drop, targets=tuple(targets))

@@ -141,6 +141,7 @@ class Resources(Part):
     train: TrainResources = TrainResources()
     teacher: TeacherResources = TeacherResources()
     search: SearchResources = SearchResources()
+    load_seconds: float = Field(8, ge=2, description="how long each finalist's endpoint is loaded at peak_rps")
 
 
 class Business(Part):

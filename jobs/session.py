@@ -74,13 +74,15 @@ def connect() -> Machine:
         remote = "RAY_ADDRESS" in os.environ or in_ray_job()
         arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if not remote:
-            arguments |= {"num_cpus": os.cpu_count(), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+            # One logical CPU more than there are: a trial drives a training run and must not take a worker's place.
+            cpus = (os.cpu_count() or 1) + 1
+            arguments |= {"num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
         ray.init(**arguments)
         _private_token()
     resources = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Machine(
-        cpus=int(resources.get("CPU", 1)),
+        cpus=max(1, int(resources.get("CPU", 1)) - 1),  # one is left for the trials' drivers
         gpus=int(resources.get("GPU", 0)),
         nodes=nodes,
         local="RAY_ADDRESS" not in os.environ and not in_ray_job(),

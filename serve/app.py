@@ -7,6 +7,10 @@ or by a Serve config file, see cluster/serve-config.yaml. A second deployment be
 
 # No `from __future__ import annotations`: Serve reads the class of `build`'s parameter to make it of its arguments.
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deshi.serve import release as releases
 from deshi.serve import service
-from deshi.serve.batching import Batcher
+from deshi.serve.batching import BoundedQueue, Part, Run, joined
 from deshi.serve.ingress import MAX_ROWS, ingress
 
 if TYPE_CHECKING:
@@ -32,7 +36,45 @@ class Args(BaseModel):
     replicas: int = Field(1, ge=1)
     max_batch_size: int = Field(32, ge=1, description="rows")
     batch_wait_timeout_s: float = Field(0.002, ge=0)
-    max_queued: int = Field(1024, ge=MAX_ROWS, description="rows that may wait in a replica; more is a 503")
+    max_queued: int = Field(1024, ge=MAX_ROWS, description="rows inside a replica; more is a 503")
+
+
+def gathered(run: Run, *, max_batch_size: int, wait_s: float) -> Callable[[Sequence[str]], Awaitable[Part]]:
+    """Texts of several requests gathered by `serve.batch`; called within a replica.
+
+    `serve.batch` would let a lone text wait the whole `wait_s` for company that does not come. So what finds the engine
+    free goes straight to it, and only what comes meanwhile is gathered.
+    """
+    from ray import serve
+
+    engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+    inside = 0
+
+    def timed(texts: list[str]) -> Part:
+        began = time.perf_counter()
+        rows = run(texts)
+        return Part(rows=rows, engine_s=time.perf_counter() - began)
+
+    async def at_once(texts: Sequence[str]) -> Part:
+        return await asyncio.get_running_loop().run_in_executor(engine, timed, list(texts))
+
+    @serve.batch(max_batch_size=max_batch_size, batch_wait_timeout_s=wait_s)
+    async def together(texts: list[str]) -> list[Part]:
+        batch = await at_once(texts)
+        return [Part(rows=batch.rows[at : at + 1], engine_s=batch.engine_s) for at in range(len(texts))]
+
+    async def part(texts: Sequence[str]) -> Part:
+        nonlocal inside
+        inside += 1
+        try:
+            if inside == 1:
+                return await at_once(texts)
+            parts = await asyncio.gather(*(together(text) for text in texts))
+        finally:
+            inside -= 1
+        return Part(rows=joined([one.rows for one in parts]), engine_s=max(one.engine_s for one in parts))
+
+    return part
 
 
 class Classify:
@@ -44,13 +86,9 @@ class Classify:
 
     def __serve_build_asgi_app__(self) -> Any:
         args = self._args
-        batcher = Batcher(
-            self._opened.run,
-            max_batch_size=args.max_batch_size,
-            wait_s=args.batch_wait_timeout_s,
-            max_queued=args.max_queued,
-        )
-        return ingress(batcher.submit, self._opened.serving, self._opened.info)
+        part = gathered(self._opened.run, max_batch_size=args.max_batch_size, wait_s=args.batch_wait_timeout_s)
+        queue = BoundedQueue(part, max_batch_size=args.max_batch_size, max_queued=args.max_queued)
+        return ingress(queue.submit, self._opened.serving, self._opened.info)
 
 
 def build(args: Args) -> "serve.Application":

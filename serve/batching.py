@@ -1,19 +1,21 @@
-"""Dynamic batching in one process: rows that wait while the engine is busy go to it together when it is free.
+"""Admission and dynamic batching: what stands between the ingress and the engine.
 
-A row waits for company at most `wait_s`, and only while requests overlap: a lone client never waits. So a
-batch is as large as the load makes it, from 1 to `max_batch_size` rows. Time is told per request and adds up:
+`BoundedQueue` lets a request in or refuses it at once, cuts it into parts of at most `max_batch_size` rows and tells
+where its time went; per request the two add up:
 
-    time in the batcher = engine (the batches its rows were in) + queue (all the rest)
+    time inside = engine (the batches its rows were in) + queue (all the rest)
 
-The queue is bounded in rows; a request that does not fit is refused at once (`Full`), never left to time out.
+Who gathers parts of several requests into one batch is given to it: `Gatherer` in one process, `serve.batch` in a
+Ray Serve replica (app.py). With either a lone client never waits for company.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,10 +31,25 @@ class Rows:
     tokens: NDArray[np.int64]  # [rows], after truncation
     truncated: NDArray[np.bool_]  # [rows]
 
+    def __getitem__(self, part: slice) -> Rows:
+        """Some of the rows."""
+        return Rows(probabilities=self.probabilities[part], tokens=self.tokens[part], truncated=self.truncated[part])
+
+
+Run = Callable[[list[str]], Rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The rows of a part of a request, and the time of the engine call that they were in."""
+
+    rows: Rows
+    engine_s: float
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What one request gets back: its rows, and where its time went (ms)."""
+    """What one request gets back: its rows, and where its time went."""
 
     rows: Rows
     queue_ms: float
@@ -40,76 +57,93 @@ class Answer:
 
 
 class Full(Exception):
-    """The queue holds no room for the request; try again in `retry_after_s` seconds."""
+    """There is no room for the request; try again in `retry_after_s` seconds."""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s} s")
         self.retry_after_s = retry_after_s
 
 
-class _Request:
-    """One request while it waits: its rows may go to the engine in several batches."""
-
-    __slots__ = ("answered", "arrived", "engine_s", "left", "parts", "texts")
-
-    def __init__(self, texts: Sequence[str], answered: asyncio.Future[Answer]) -> None:
-        self.texts = texts
-        self.answered = answered
-        self.arrived = time.perf_counter()
-        self.engine_s = 0.0
-        self.left = len(texts)
-        self.parts: list[Rows] = []
-
-
-class Batcher:
-    """Gathers the texts of many requests into batches and runs them on one thread, one batch at a time."""
+class BoundedQueue:
+    """Admits requests while fewer than `max_queued` rows are inside, and times them."""
 
     def __init__(
-        self, run: Callable[[list[str]], Rows], *, max_batch_size: int, wait_s: float, max_queued: int
+        self, part: Callable[[Sequence[str]], Awaitable[Part]], *, max_batch_size: int, max_queued: int
     ) -> None:
-        """Takes the function that answers a batch; it is called on a thread of its own.
+        """Takes the function that answers a part of a request.
 
         Args:
-            run: texts -> rows; never called twice at once.
+            part: at most `max_batch_size` texts -> their rows, gathered with others' or not.
             max_batch_size: rows.
-            wait_s: how long a row waits for others while the engine is free.
-            max_queued: rows that may wait; the rows in the engine do not count.
+            max_queued: rows that may be inside, waiting or in the engine. One request may always be.
         """
+        self._part = part
+        self._max_batch_size = max_batch_size
+        self._max_queued = max_queued
+        self._inside = 0
+        self._last_s = 0.0
+
+    async def submit(self, texts: Sequence[str]) -> Answer:
+        """Answers one request.
+
+        Raises:
+            Full: at once, if its rows do not fit.
+        """
+        if self._inside and self._inside + len(texts) > self._max_queued:
+            raise Full(max(1, math.ceil(self._last_s)))
+        arrived = time.perf_counter()
+        self._inside += len(texts)
+        try:
+            if len(texts) <= self._max_batch_size:
+                parts = [await self._part(texts)]
+            else:
+                starts = range(0, len(texts), self._max_batch_size)
+                parts = await asyncio.gather(*(self._part(texts[at : at + self._max_batch_size]) for at in starts))
+        finally:
+            self._inside -= len(texts)
+        self._last_s = time.perf_counter() - arrived
+        engine_s = min(sum(part.engine_s for part in parts), self._last_s)
+        return Answer(
+            rows=joined([part.rows for part in parts]),
+            queue_ms=(self._last_s - engine_s) * 1e3,
+            engine_ms=engine_s * 1e3,
+        )
+
+
+class Gatherer:
+    """Runs parts that wait while the engine is busy together when it is free, on one thread, one batch at a time.
+
+    While requests overlap, the free engine waits up to `wait_s` for as many rows as it had the last time.
+    """
+
+    def __init__(self, run: Run, *, max_batch_size: int, wait_s: float) -> None:
+        """Takes the function that answers a batch; it is never called twice at once."""
         self._run = run
         self._max_batch_size = max_batch_size
         self._wait_s = wait_s
-        self._max_queued = max_queued
-        self._queue: deque[tuple[_Request, Sequence[str]]] = deque()
+        self._queue: deque[tuple[Sequence[str], asyncio.Future[Part]]] = deque()
         self._queued = 0
         self._last_rows = 1
-        self._rows_per_s = 0.0
         self._arrival = asyncio.Event()
         self._engine = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._task: asyncio.Task[None] | None = None
 
-    async def submit(self, texts: Sequence[str]) -> Answer:
-        """Queues one request and waits for its answer.
-
-        Raises:
-            Full: at once, if its rows do not fit into the queue.
-        """
-        if self._queued and self._queued + len(texts) > self._max_queued:
-            raise Full(max(1, round(self._queued / self._rows_per_s)) if self._rows_per_s else 1)
+    async def part(self, texts: Sequence[str]) -> Part:
+        """Queues at most `max_batch_size` texts and waits for their rows."""
         if self._task is None:
             self._task = asyncio.create_task(self._work())
-        request = _Request(texts, asyncio.get_running_loop().create_future())
-        for start in range(0, len(texts), self._max_batch_size):
-            self._queue.append((request, texts[start : start + self._max_batch_size]))
+        done: asyncio.Future[Part] = asyncio.get_running_loop().create_future()
+        self._queue.append((texts, done))
         self._queued += len(texts)
         self._arrival.set()
-        return await request.answered
+        return await done
 
     def close(self) -> None:
-        """Stops; requests that wait are cancelled."""
+        """Stops; those who wait are cancelled."""
         if self._task is not None:
             self._task.cancel()
-        for request, _ in self._queue:
-            request.answered.cancel()
+        for _, done in self._queue:
+            done.cancel()
         self._engine.shutdown(wait=False)
 
     async def _work(self) -> None:
@@ -117,24 +151,27 @@ class Batcher:
         while True:
             await self._company()
             batch = self._take()
-            if not batch:
+            texts = [text for part, _ in batch for text in part]
+            if not texts:
                 continue
-            texts = [text for _, part in batch for text in part]
             began = time.perf_counter()
             try:
                 rows = await loop.run_in_executor(self._engine, self._run, texts)
             except Exception as error:
-                for request, _ in batch:
-                    if not request.answered.done():
-                        request.answered.set_exception(error)
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(error)
                 continue
             took = time.perf_counter() - began
             self._last_rows = len(texts)
-            self._rows_per_s = 0.8 * self._rows_per_s + 0.2 * len(texts) / took
-            self._hand_out(batch, rows, took)
+            start = 0
+            for part, done in batch:
+                if not done.done():
+                    done.set_result(Part(rows=rows[start : start + len(part)], engine_s=took))
+                start += len(part)
 
     async def _company(self) -> None:
-        """Returns when there is something to do, and at best as much as there was last time."""
+        """Returns when there is something to do, and at best as much as there was the last time."""
         while not self._queue:
             self._arrival.clear()
             await self._arrival.wait()
@@ -147,44 +184,21 @@ class Batcher:
             except TimeoutError:
                 return
 
-    def _take(self) -> list[tuple[_Request, Sequence[str]]]:
+    def _take(self) -> list[tuple[Sequence[str], asyncio.Future[Part]]]:
         """The parts of the next batch, first come, first served, without those whose caller has left."""
-        batch: list[tuple[_Request, Sequence[str]]] = []
+        batch: list[tuple[Sequence[str], asyncio.Future[Part]]] = []
         rows = 0
-        while self._queue and rows + len(self._queue[0][1]) <= self._max_batch_size:
-            request, part = self._queue.popleft()
-            self._queued -= len(part)
-            if not request.answered.done():
-                batch.append((request, part))
-                rows += len(part)
+        while self._queue and rows + len(self._queue[0][0]) <= self._max_batch_size:
+            texts, done = self._queue.popleft()
+            self._queued -= len(texts)
+            if not done.done():
+                batch.append((texts, done))
+                rows += len(texts)
         return batch
 
-    def _hand_out(self, batch: list[tuple[_Request, Sequence[str]]], rows: Rows, took: float) -> None:
-        start = 0
-        for request, part in batch:
-            end = start + len(part)
-            request.parts.append(
-                Rows(
-                    probabilities=rows.probabilities[start:end],
-                    tokens=rows.tokens[start:end],
-                    truncated=rows.truncated[start:end],
-                )
-            )
-            request.engine_s += took
-            request.left -= len(part)
-            start = end
-            if request.left == 0 and not request.answered.done():
-                total = time.perf_counter() - request.arrived
-                request.answered.set_result(
-                    Answer(
-                        rows=_joined(request.parts),
-                        queue_ms=(total - request.engine_s) * 1e3,
-                        engine_ms=request.engine_s * 1e3,
-                    )
-                )
 
-
-def _joined(parts: list[Rows]) -> Rows:
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, one after the other."""
     if len(parts) == 1:
         return parts[0]
     return Rows(

@@ -101,7 +101,7 @@ def ingress(answer: Callable[[Sequence[str]], Awaitable[Answer]], serving: Servi
     """The application.
 
     Args:
-        answer: texts -> probabilities; may raise `Full`. A `Batcher`'s `submit`, or anything like it.
+        answer: texts -> probabilities; may raise `Full`. `BoundedQueue.submit`, or anything like it.
         serving: what the model is called and which labels it knows.
         info: what else is told about it.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from deshi.serve import service
-from deshi.serve.batching import Batcher
+from deshi.serve.batching import BoundedQueue, Gatherer
 from deshi.serve.ingress import WithRequestId, curl, ingress, refuse_open_host
 
 
@@ -44,8 +44,9 @@ def serve_in_process(
 
 
 async def _serve(opened: service.Service, host: str, port: int, batch: int, wait_s: float, queued: int) -> None:
-    batcher = Batcher(opened.run, max_batch_size=batch, wait_s=wait_s, max_queued=queued)
-    app = WithRequestId(ingress(batcher.submit, opened.serving, opened.info))
+    gatherer = Gatherer(opened.run, max_batch_size=batch, wait_s=wait_s)
+    queue = BoundedQueue(gatherer.part, max_batch_size=batch, max_queued=queued)
+    app = WithRequestId(ingress(queue.submit, opened.serving, opened.info))
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, timeout_keep_alive=75)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -54,7 +55,7 @@ async def _serve(opened: service.Service, host: str, port: int, batch: int, wait
     if server.started:
         print(curl(host, port), flush=True)
     await serving
-    batcher.close()
+    gatherer.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

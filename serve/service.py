@@ -5,14 +5,13 @@ from __future__ import annotations
 import calendar
 import gc
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from deshi.serve import release
-from deshi.serve.batching import Rows
+from deshi.serve.batching import Rows, Run
 from deshi.serve.classifier import Classifier
 from deshi.serve.ingress import Info
 from deshi.serve.serving import Serving
@@ -24,7 +23,7 @@ class Service:
 
     serving: Serving
     info: Info
-    run: Callable[[list[str]], Rows]
+    run: Run
 
 
 def opened(folder: Path, *, target: str | None, despite_verdict: bool = False) -> Service:

@@ -93,6 +93,17 @@ def describe(folder: Path) -> ModelFacts:
     tensors = [tensor for path in _weights(folder) for tensor in _header(path).values()]
     parameters = sum(math.prod(tensor["shape"]) for tensor in tensors if tensor["dtype"] not in ("I64", "BOOL"))
     hidden = _first(config, "hidden_size", "d_model", "n_embd", "dim")
+    static = next((tensor["shape"] for path in _weights(folder) if (tensor := _header(path).get("embeddings"))), None)
+    if static is not None:  # model2vec's folder: one table of vectors, no layers
+        return ModelFacts(
+            model_type="model2vec",
+            parameters=parameters,
+            layers=0,
+            hidden=static[1],
+            ffn=None,
+            heads=None,
+            vocabulary=static[0],
+        )
     return ModelFacts(
         model_type=config["model_type"],
         parameters=parameters,

@@ -72,6 +72,7 @@ def felt(
     *,
     peak_rps: float,
     limit_ms: float | None,
+    engine_ms: float,
     confidence: float,
     seconds: float,
     seed: int,
@@ -79,7 +80,7 @@ def felt(
     """Measures a served folder on a target of this machine.
 
     `limit_ms` is the KPI for p95 as felt; throughput is the highest rate that keeps p95 below it (below ten times the
-    quiet p95 where there is no KPI).
+    quiet p95 where there is no KPI), sought from a quarter of what the engine alone (`engine_ms` a text) would do.
     """
     module = "deshi.serve.run" if target.serves_with_ray else "deshi.serve.process"
     with running(folder, target.name, module=module) as (url, memory):
@@ -90,7 +91,10 @@ def felt(
             raise ValueError(f"the endpoint of {target.name!r} answered none of {len(samples)} requests; see its log")
         quiet_p95 = float(np.quantile([sample.latency_ms for sample in good], 0.95))
         limit = max(limit_ms - target.rtt_ms, 1.0) if limit_ms else 10 * quiet_p95
-        rps, _ = find_throughput_within(url, texts, limit_ms_p95=limit, start_rps=max(peak_rps, 20), seed=seed)
+        rps, steps = find_throughput_within(
+            url, texts, limit_ms_p95=limit, start_rps=250 / engine_ms, seconds=2, bisections=3, seed=seed
+        )
+    beyond = [step.rps for step in steps if not step.within and step.rps > rps]
     network = target.rtt_ms
     how = f"open loop, {peak_rps:g} rps for {seconds:g} s on loopback, {len(good)} of {len(samples)} answered"
 
@@ -110,7 +114,11 @@ def felt(
             network=Figure(value=network, unit="ms", basis="computed", how="the target's rtt_ms in the recipe"),
         ),
         throughput_rps=Figure(
-            value=rps, unit="1/s", how=f"highest open-loop rate with p95 <= {limit:.0f} ms before the network"
+            value=rps,
+            unit="1/s",
+            low=rps,
+            high=min(beyond, default=rps),
+            how=f"highest open-loop rate with p95 <= {limit:.0f} ms before the network; the next rate tried failed",
         ),
         memory_mb=Figure(
             value=memory.peak_mb, unit="MB", how=f"peak {memory.basis} of the serving process tree, start included"

@@ -6,6 +6,7 @@ import itertools
 
 import optuna
 import pytest
+
 from deshi.jobs.ladder import Plan, best_order, dominates, params_of, promising, suggest
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.orders import named

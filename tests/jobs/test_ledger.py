@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from deshi.jobs.ledger import Ledger
 from deshi.jobs.storage import Storage
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+
 from deshi.jobs.recipe import Recipe
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "trec" / "recipe.yaml"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
+
 from deshi.jobs.storage import MANIFEST, Storage, canonical, file_digest
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from deshi.serve.batching import Batcher, Full, Rows
+from deshi.serve.batching import BoundedQueue, Full, Gatherer, Rows
 
 
 class Engine:
@@ -33,8 +34,11 @@ class Engine:
         )  # fmt: skip
 
 
+@contextlib.contextmanager
 def batcher(engine, *, max_batch_size=8, wait_s=0.0, max_queued=256):
-    return Batcher(engine, max_batch_size=max_batch_size, wait_s=wait_s, max_queued=max_queued)
+    gatherer = Gatherer(engine, max_batch_size=max_batch_size, wait_s=wait_s)
+    yield BoundedQueue(gatherer.part, max_batch_size=max_batch_size, max_queued=max_queued)
+    gatherer.close()
 
 
 def test_every_request_gets_its_own_rows():
@@ -42,10 +46,9 @@ def test_every_request_gets_its_own_rows():
     requests = [["x" * (1 + (7 * number + row) % 5) for row in range(1 + number % 19)] for number in range(60)]
 
     async def run():
-        queue = batcher(engine, max_queued=10_000)
-        answers = await asyncio.gather(*(queue.submit(texts) for texts in requests))
-        queue.close()
-        return answers
+        with batcher(engine, max_queued=10_000) as queue:
+            answers = await asyncio.gather(*(queue.submit(texts) for texts in requests))
+            return answers
 
     for texts, answer in zip(requests, asyncio.run(run()), strict=True):
         assert answer.rows.tokens.tolist() == [len(text) for text in texts]
@@ -58,16 +61,15 @@ def test_every_request_gets_its_own_rows():
 
 def test_queue_and_engine_add_up_to_the_wall_clock():
     async def run():
-        queue = batcher(Engine(0.05), max_batch_size=1)
+        with batcher(Engine(0.05), max_batch_size=1) as queue:
 
-        async def one():
-            began = time.perf_counter()
-            answer = await queue.submit(["x"])
-            return (time.perf_counter() - began) * 1e3, answer
+            async def one():
+                began = time.perf_counter()
+                answer = await queue.submit(["x"])
+                return (time.perf_counter() - began) * 1e3, answer
 
-        told = await asyncio.gather(*(one() for _ in range(4)))
-        queue.close()
-        return told
+            told = await asyncio.gather(*(one() for _ in range(4)))
+            return told
 
     for turn, (wall, answer) in enumerate(asyncio.run(run())):
         assert answer.queue_ms + answer.engine_ms == pytest.approx(wall, abs=15)
@@ -77,12 +79,11 @@ def test_queue_and_engine_add_up_to_the_wall_clock():
 
 def test_a_lone_client_does_not_wait_for_company():
     async def run():
-        queue = batcher(Engine(), wait_s=0.2)
-        began = time.perf_counter()
-        for _ in range(20):
-            await queue.submit(["x"])
-        queue.close()
-        return time.perf_counter() - began
+        with batcher(Engine(), wait_s=0.2) as queue:
+            began = time.perf_counter()
+            for _ in range(20):
+                await queue.submit(["x"])
+            return time.perf_counter() - began
 
     assert asyncio.run(run()) < 0.2
 
@@ -91,14 +92,13 @@ def test_overlapping_clients_wait_for_each_other():
     engine = Engine(0.002)
 
     async def run():
-        queue = batcher(engine, wait_s=1.0)
+        with batcher(engine, wait_s=1.0) as queue:
 
-        async def client():
-            for _ in range(10):
-                await queue.submit(["x"])
+            async def client():
+                for _ in range(10):
+                    await queue.submit(["x"])
 
-        await asyncio.gather(*(client() for _ in range(4)))
-        queue.close()
+            await asyncio.gather(*(client() for _ in range(4)))
 
     asyncio.run(run())
     assert [len(batch) for batch in engine.batches].count(4) >= 9
@@ -106,19 +106,18 @@ def test_overlapping_clients_wait_for_each_other():
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
     async def run():
-        queue = batcher(Engine(0.1), max_batch_size=4, max_queued=8)
-        waiting = []
-        for _ in range(3):  # the first goes to the engine, the others fill the queue
-            waiting.append(asyncio.create_task(queue.submit(["x"] * 4)))
-            await asyncio.sleep(0.01)
-        began = time.perf_counter()
-        with pytest.raises(Full) as full:
-            await queue.submit(["x"])
-        took = time.perf_counter() - began
-        assert all(len(answer.rows.tokens) == 4 for answer in await asyncio.gather(*waiting))
-        assert len((await queue.submit(["x"] * 20)).rows.tokens) == 20, "an empty queue takes a large request"
-        queue.close()
-        return took, full.value.retry_after_s
+        with batcher(Engine(0.1), max_batch_size=4, max_queued=8) as queue:
+            waiting = []
+            for _ in range(2):  # the first is in the engine, the second waits: 8 rows are inside
+                waiting.append(asyncio.create_task(queue.submit(["x"] * 4)))
+                await asyncio.sleep(0.01)
+            began = time.perf_counter()
+            with pytest.raises(Full) as full:
+                await queue.submit(["x"])
+            took = time.perf_counter() - began
+            assert all(len(answer.rows.tokens) == 4 for answer in await asyncio.gather(*waiting))
+            assert len((await queue.submit(["x"] * 20)).rows.tokens) == 20, "an empty queue takes a large request"
+            return took, full.value.retry_after_s
 
     took, retry_after = asyncio.run(run())
     assert took < 0.05 and retry_after >= 1
@@ -126,10 +125,9 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
 
 def test_an_error_reaches_its_batch_and_no_other():
     async def run():
-        queue = batcher(Engine(0.01), max_batch_size=1)
-        told = await asyncio.gather(*(queue.submit([text]) for text in ("a", "break", "b")), return_exceptions=True)
-        queue.close()
-        return told
+        with batcher(Engine(0.01), max_batch_size=1) as queue:
+            told = await asyncio.gather(*(queue.submit([text]) for text in ("a", "break", "b")), return_exceptions=True)
+            return told
 
     first, second, third = asyncio.run(run())
     assert isinstance(second, RuntimeError) and len(first.rows.tokens) == len(third.rows.tokens) == 1
@@ -139,12 +137,11 @@ def test_rows_of_a_caller_who_left_are_not_run():
     engine = Engine(0.05)
 
     async def run():
-        queue = batcher(engine, max_batch_size=1)
-        tasks = [asyncio.create_task(queue.submit([text])) for text in ("first", "left", "last")]
-        await asyncio.sleep(0.01)
-        tasks[1].cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        queue.close()
+        with batcher(engine, max_batch_size=1) as queue:
+            tasks = [asyncio.create_task(queue.submit([text])) for text in ("first", "left", "last")]
+            await asyncio.sleep(0.01)
+            tasks[1].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(run())
     assert engine.batches == [["first"], ["last"]]

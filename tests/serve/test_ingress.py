@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from deshi.serve import service
-from deshi.serve.batching import Batcher, Full
+from deshi.serve.batching import BoundedQueue, Full, Gatherer
 from deshi.serve.ingress import MAX_ROWS, WithRequestId, ingress, refuse_open_host
 
 
@@ -23,11 +23,11 @@ def opened(tiny):
 @pytest.fixture(scope="module")
 def client(opened):
     async def answer(texts):
-        queue = Batcher(opened.run, max_batch_size=4, wait_s=0.0, max_queued=MAX_ROWS)
+        gatherer = Gatherer(opened.run, max_batch_size=4, wait_s=0.0)
         try:
-            return await queue.submit(texts)
+            return await BoundedQueue(gatherer.part, max_batch_size=4, max_queued=MAX_ROWS).submit(texts)
         finally:
-            queue.close()
+            gatherer.close()
 
     with TestClient(WithRequestId(ingress(answer, opened.serving, opened.info)), raise_server_exceptions=False) as it:
         yield it
