@@ -87,7 +87,8 @@ def choose(lesson: Lesson, bench: Bench, plan: Plan, lines: Sequence[Line], *, m
 
 def shortlist(lesson: Lesson, bench: Bench, good: Sequence[Line], *, most: int) -> list[Line]:
     """The lines that `decide.choose` would take one after the other, by what the search knows of them."""
-    recipe, left, taken = lesson.recipe, list(good), []
+    recipe, left = lesson.recipe, list(good)
+    taken: list[Line] = []
     teacher = teacher_score(lesson, Output(key=bench.yardstick_key, storage=lesson.storage), bench)
     while left and len(taken) < most:
         quick = [

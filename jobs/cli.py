@@ -6,6 +6,7 @@ A refusal is one sentence on standard error and exit code 2; a verdict that is n
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ def poc(
     storage: Annotated[str | None, typer.Option(help="folder or URI to use instead of the recipe's")] = None,
 ) -> None:
     """Run the main job: from a recipe to one evidenced winner, ready to serve."""
+    # The run says what it does; the bars and reports of libraries, which read these when imported, would garble it.
+    for name, value in (("TQDM_DISABLE", "1"), ("TRANSFORMERS_VERBOSITY", "error"), ("RAY_AIR_NEW_OUTPUT", "0")):
+        os.environ.setdefault(name, value)
     with _refusals():
         from deshi.jobs import poc as main_job
 

@@ -24,7 +24,7 @@ from deshi.jobs.recipe import Recipe
 from deshi.jobs.run_folder import RunFolder
 from deshi.jobs.session import Machine
 from deshi.jobs.stages import answers, builds, chain, teach
-from deshi.jobs.stages.candidate import Candidate
+from deshi.jobs.stages.candidate import Candidate, Start
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.stages.orders import named
 from deshi.jobs.storage import Output, Storage, digest_of
@@ -128,7 +128,7 @@ def _bench(lesson: Lesson) -> trial.Bench:
 
 def _plan(lesson: Lesson, bench: trial.Bench) -> Plan:
     recipe = lesson.recipe
-    start = "student-model" if recipe.student.model else "teacher"
+    start: Start = "student-model" if recipe.student.model else "teacher"
     depth = describe(chain.parent(Candidate(start=start), lesson).path / "model").layers
     if recipe.student.layers is not None and recipe.student.layers > depth:
         raise ValueError(f"student.layers = {recipe.student.layers} is more than the {depth} there are; take fewer")

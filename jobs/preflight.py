@@ -6,6 +6,7 @@ Then the rows are split, which is where bad data is refused, still before a work
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from deshi.jobs.data.model_folder import check_model_folder
@@ -14,6 +15,7 @@ from deshi.jobs.data.split import make_splits
 from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.recipe import Data, Recipe
 from deshi.jobs.session import refuse_unreadable
+from deshi.jobs.stages.architectures import ARCHITECTURES
 from deshi.jobs.stages.builds import runnable
 from deshi.jobs.stages.deepspeed_config import deepspeed_config
 from deshi.jobs.stages.losses import LOSSES
@@ -54,10 +56,29 @@ def refuse(recipe: Recipe, storage: Storage) -> None:
             "teacher.train is given and data.validation is not: the teacher's rows could hold validation rows; give "
             "data.validation a file of its own"
         )
-    check_model_folder(recipe.teacher.model)
+    refuse_too_long(recipe, check_model_folder(recipe.teacher.model))
     if recipe.student.model is not None:
         check_model_folder(recipe.student.model)
     storage.refuse_unwritable()
+
+
+def refuse_too_long(recipe: Recipe, model: Path) -> None:
+    """Raises ValueError if texts may be longer than the teacher has positions, or its family cannot be pruned."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    if config["model_type"] not in ARCHITECTURES:
+        raise ValueError(
+            f"teacher.model has model_type {config['model_type']!r}, which has no row in the table of architectures; "
+            f"use one of {', '.join(ARCHITECTURES)}"
+        )
+    row = ARCHITECTURES[config["model_type"]]
+    positions = config.get("max_position_embeddings")
+    if positions is None:
+        return
+    most = positions - (config.get("pad_token_id", 1) + 1 if row.positions_count_from_padding else 0)
+    if recipe.data.max_length > most:
+        raise ValueError(
+            f"data.max_length = {recipe.data.max_length} is more than the {most} positions of the teacher; write {most}"
+        )
 
 
 def split(recipe: Recipe, storage: Storage, data: Data | None = None) -> Output:

@@ -27,6 +27,7 @@ from deshi.jobs.storage import Storage, digest_of, file_digest
 from deshi.serve import release
 from deshi.serve.release import MANIFEST_FILE, Manifest
 from deshi.serve.serving import SERVING_FILE
+from deshi.serve.texts import Language
 
 EVIDENCE_FILE = "evidence.json"
 RELEASE_FOLDER = "release"
@@ -128,7 +129,7 @@ def release_of(run: str) -> Path:
     return found
 
 
-def write_report(run: str, *, lang: str, out: Path | None) -> str:
+def write_report(run: str, *, lang: Language, out: Path | None) -> str:
     """Writes the page from a run's evidence and returns its path.
 
     Raises:

@@ -63,13 +63,8 @@ def refuse_unreadable(recipe: Recipe) -> None:
 def connect() -> Machine:
     """Starts Ray in this process, or joins the cluster that the environment names. Idempotent."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the run says what it does; libraries' bars would garble it
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     import ray
 
-    for name in ("ray.data", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     if not ray.is_initialized():
         remote = "RAY_ADDRESS" in os.environ or in_ray_job()
         arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -79,6 +74,7 @@ def connect() -> Machine:
             arguments |= {"num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
         ray.init(**arguments)
         _private_token()
+    _quiet()
     resources = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Machine(
@@ -87,6 +83,19 @@ def connect() -> Machine:
         nodes=nodes,
         local="RAY_ADDRESS" not in os.environ and not in_ray_job(),
     )
+
+
+def _quiet() -> None:
+    """Leaves the terminal to the run's own lines; Ray's logs stay in its session folder and on its dashboard."""
+    import ray.data
+    import ray.train
+    import ray.tune
+
+    for name in ("ray.data", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
 
 
 def _private_token() -> None:

@@ -144,10 +144,10 @@ def quality(lesson: Lesson, each: Contender, told: Answers, taught: Answers | No
 
 def score_figure(lesson: Lesson, told: Answers) -> Figure:
     """The task's score with a bootstrap interval over rows."""
-    recipe = lesson.recipe
+    recipe, classes = lesson.recipe, len(lesson.splits.labels)
     name = recipe.kpi.quality.score
     found = statistics.score_interval(
-        lambda labels, predictions: SCORES[name](labels, predictions, len(lesson.splits.labels)),
+        lambda labels, predictions: SCORES[name](labels, predictions, classes),
         told.labels,
         told.predictions,
         confidence=recipe.kpi.quality.confidence,

@@ -47,22 +47,20 @@ def deepspeed_config(
     params = optimizer.setdefault("params", {})
     _fill(params, "lr", learning_rate, "distill.learning_rate", may_differ=True)
     _fill(params, "weight_decay", weight_decay, "distill.weight_decay", may_differ=True)
-    for key, value in (("betas", [0.9, 0.999]), ("eps", 1e-8)):
-        if params.get(key) == "auto":
-            params[key] = value
+    adam: dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8}
+    params |= {key: value for key, value in adam.items() if params.get(key) == "auto"}
 
     scheduler = config.setdefault("scheduler", {"type": "WarmupDecayLR", "params": {}})
     if scheduler.get("type") == "WarmupDecayLR":
         schedule = scheduler.setdefault("params", {})
-        for key, value in (
-            ("total_num_steps", steps),
-            ("warmup_num_steps", max(2, warmup_steps)),
-            ("warmup_min_lr", 0.0),
-            ("warmup_max_lr", params["lr"]),
-            ("warmup_type", "linear"),
-        ):
-            if schedule.get(key, "auto") == "auto":
-                schedule[key] = value
+        default: dict[str, Any] = {
+            "total_num_steps": steps,
+            "warmup_num_steps": max(2, warmup_steps),
+            "warmup_min_lr": 0.0,
+            "warmup_max_lr": params["lr"],
+            "warmup_type": "linear",
+        }
+        schedule |= {key: value for key, value in default.items() if schedule.get(key, "auto") == "auto"}
 
     for name in ("bf16", "fp16"):
         section = config.setdefault(name, {})

@@ -6,6 +6,7 @@ A `Lesson` is small and picklable, so that a trial on another node makes the sam
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ class Lesson:
     @property
     def splits(self) -> Splits:
         """The rows."""
-        return Splits.read(self.storage.fetch(self.splits_key))
+        return _splits(self.storage.fetch(self.splits_key))
 
     @property
     def teacher(self) -> Path:
@@ -49,3 +50,8 @@ class Lesson:
     def log_probabilities(self, split: str) -> NDArray[np.float32]:
         """The teacher's log-probabilities on a split, [rows, labels], in the split's order."""
         return teacher_answers.read(self.storage.fetch(self.answers_key), split)
+
+
+@lru_cache(maxsize=2)
+def _splits(folder: Path) -> Splits:
+    return Splits.read(folder)  # finished outputs never change, so one read a process is enough

@@ -12,6 +12,7 @@ number of workers and threads.
 from __future__ import annotations
 
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -89,6 +90,10 @@ def train_worker(config: dict[str, Any], *, seal: bytes = b"") -> dict[str, Any]
     `seal` authenticates checkpoints. It is no part of the job, which is shown on dashboards.
     """
     job = TrainJob.model_validate(config)
+    # Set here, before the imports that read them: a runtime_env would cost each run a fresh set of processes.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if not job.use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
 
     import deepspeed
     import ray.train
@@ -157,9 +162,6 @@ def run(job: TrainJob, out: Path, *, workers: int, resources: dict[str, float], 
 
     storage = Storage(job.storage)
     storage.filesystem.create_dir(f"{storage.root}/{job.work}", recursive=True)
-    env = {"OMP_NUM_THREADS": str(job.threads), "TOKENIZERS_PARALLELISM": "false", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
-    if not job.use_gpu:
-        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     began = time.perf_counter()
     trainer = TorchTrainer(
         partial(train_worker, seal=seal_key()),
@@ -171,7 +173,6 @@ def run(job: TrainJob, out: Path, *, workers: int, resources: dict[str, float], 
             storage_path=f"{storage.root}/{job.work}/ray",
             storage_filesystem=storage.filesystem,
             failure_config=FailureConfig(max_failures=max_failures),
-            worker_runtime_env={"env_vars": env},
         ),
     )
     try:

@@ -14,8 +14,8 @@ ASKED = {
     "PLACE": ("where is the {}", "which town has the {}", "where can one see the {}"),
     "TIME": ("when was the {} made", "what year did the {} open", "when does the {} close"),
 }
-NOUNS = ["castle", "book", "river", "engine", "garden", "bridge", "song", "market", "tower", "museum", "ship", "letter", "wall", "road", "church", "mill"]
-ADJECTIVES = ["old", "red", "small", "famous", "broken", "quiet", "golden", "first", "royal", "hidden", "northern", "empty"]
+NOUNS = "castle book river engine garden bridge song market tower museum ship letter wall road church mill"
+ADJECTIVES = "old red small famous broken quiet golden first royal hidden northern empty"
 
 
 @pytest.fixture(scope="session")
@@ -24,12 +24,12 @@ def tiny_rows() -> Callable[..., pa.Table]:
 
     def make(n: int, *, seed: int, unlabelled: int = 0) -> pa.Table:
         rng = random.Random(seed)
+        nouns, adjectives = NOUNS.split(), ADJECTIVES.split()
         rows: dict[str, str | None] = {}
         while len(rows) < n + unlabelled:
             label = rng.choice(sorted(ASKED))
-            thing = (
-                f"{rng.choice(ADJECTIVES)} {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} of {seed} {rng.choice(NOUNS)}s"
-            )
+            first, second, noun, other = (rng.choice(words) for words in (adjectives, adjectives, nouns, nouns))
+            thing = f"{first} {second} {noun} of {seed} {other}s"
             rows.setdefault(rng.choice(ASKED[label]).format(thing), label if len(rows) < n else None)
         return pa.table(
             {
@@ -52,7 +52,7 @@ def tiny_model() -> Callable[..., None]:
         from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
         questions = " ".join(part for asked in ASKED.values() for part in asked).replace("{}", "")
-        words = sorted({*questions.split(), *NOUNS, *ADJECTIVES, "of", "##s"})
+        words = sorted({*questions.split(), *NOUNS.split(), *ADJECTIVES.split(), "of", "##s"})
         characters = [chr(code) for code in range(33, 127)]
         pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *characters, *(f"##{c}" for c in characters)]
         vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}

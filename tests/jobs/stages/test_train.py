@@ -1,4 +1,4 @@
-"""The training loop with real workers: it learns, it goes on after a kill bit for bit, and its models are stock ones."""
+"""The training loop with real workers: it learns, goes on after a kill bit for bit, and its models are stock ones."""
 
 from __future__ import annotations
 
