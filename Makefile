@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: venv poc test check format bench chaos clean
+.PHONY: venv poc test check format bench whole clean
 
 venv: $(STAMP)
 
@@ -41,8 +41,8 @@ format: venv
 bench: venv
 	$(BIN)/python -m deshi.jobs.evidence.bench runs/trec
 
-chaos: venv
-	$(BIN)/python -m pytest tests/chaos -m chaos
+whole: venv
+	$(BIN)/python -m pytest tests -m whole
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

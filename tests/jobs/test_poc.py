@@ -18,7 +18,7 @@ import yaml
 from deshi.jobs.evidence.schema import Evidence
 from deshi.serve import release
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.whole]
 
 RECIPE = {
     "name": "tiny",

@@ -17,6 +17,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from deshi.jobs.stages.train import TrainJob
 
+pytestmark = pytest.mark.whole
+
 DRIVER = """
 import sys, json
 from pathlib import Path
