@@ -26,7 +26,10 @@ def written(tmp_path: Path, change: dict) -> Path:
 
 
 def test_the_demo_recipe_is_valid_by_the_printed_json_schema():
-    jsonschema.validate(yaml.safe_load(DEMO.read_text()), Recipe.model_json_schema())
+    validator = jsonschema.Draft202012Validator(Recipe.model_json_schema())
+    recipe = yaml.safe_load(DEMO.read_text())
+    assert list(validator.iter_errors(recipe)) == []
+    assert list(validator.iter_errors(recipe | {"serach": {}})) != []
 
 
 def test_relative_paths_are_relative_to_the_recipe(tmp_path):
