@@ -1,7 +1,7 @@
 """Finalists: from a line of the ledger to a folder that could be released, with its engine chosen per target and shape.
 
 Every build that has a chance is timed at all shape classes and at the threads of each target, interleaved with the
-teacher. The fewest builds within 3% of the best are kept, and only those are in the folder.
+teacher. The fewest builds within 2% of the best are kept, and only those are in the folder.
 """
 
 from __future__ import annotations

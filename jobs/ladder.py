@@ -125,16 +125,10 @@ def _draw_trained(plan: Plan, bottom: Sequence[Line], top: Sequence[Line], taken
     shapes = promising(bottom, plan)
     if not shapes or not plan.training_orders:
         return None
-    for order in plan.training_orders:
-        candidate = in_order(shapes[0], order, plan)
-        if candidate.id not in taken:
-            return candidate
     best = best_order(top, shapes[0], plan)
-    for shape in shapes[1:]:
-        candidate = in_order(shape, best, plan)
-        if candidate.id not in taken:
-            return candidate
-    return None
+    in_turn = [in_order(shapes[0], order, plan) for order in plan.training_orders]
+    in_turn += [in_order(shape, best, plan) for shape in shapes[1:]]
+    return next((one for one in in_turn if one.id not in taken and _trainable(one, plan)), None)
 
 
 def in_order(shape: Candidate, order: Order, plan: Plan) -> Candidate:
@@ -158,14 +152,9 @@ def promising(bottom: Sequence[Line], plan: Plan) -> list[Candidate]:
 
     That is NSGA-II's selection (Deb et al. 2002): non-dominated sorting, then crowding distance.
     """
-    lines = [
-        line
-        for line in bottom
-        if line.get("error") is None
-        and line["candidate"]["family"] == "transformer"
-        and line["candidate"]["layers"] < plan.depth
-    ]
-    ranked = [plan.first] if plan.first.layers < plan.depth else []
+    lines = [line for line in bottom if line.get("error") is None and _trainable(Candidate(**line["candidate"]), plan)]
+    failed = {line["id"] for line in bottom if line.get("error") is not None}
+    ranked = [plan.first] if _trainable(plan.first, plan) and plan.first.id not in failed else []
     while lines:
         front = [line for line in lines if not any(dominates(other, line) for other in lines)]
         crowding = _crowding(front)
@@ -174,6 +163,13 @@ def promising(bottom: Sequence[Line], plan: Plan) -> list[Candidate]:
         lines = [line for line in lines if line not in front]
     unique = {candidate.shape: candidate for candidate in reversed(ranked)}
     return sorted(unique.values(), key=lambda candidate: [shape.shape for shape in ranked].index(candidate.shape))
+
+
+def _trainable(candidate: Candidate, plan: Plan) -> bool:
+    """Whether there is something to teach: layers of the teacher, whole and uncut, are the teacher."""
+    if candidate.family != "transformer":
+        return False
+    return plan.start != "teacher" or candidate.layers < plan.depth or candidate.is_pruned
 
 
 def dominates(one: Line, other: Line) -> bool:

@@ -78,7 +78,7 @@ def run(path: Path, *, until: str | None = None, storage: str | None = None) -> 
         with said.stage("choose", "finalists on validation rows, as a user feels them"):
             chosen = choose.choose(lesson, bench, plan, lines, most=FINALISTS, said=said)
         with said.stage("controls", "the same budget without the teacher's answers"):
-            controls = choose.controls(lesson, machine, bench, plan, chosen)
+            controls = choose.controls(lesson, machine, bench, plan, chosen, lines)
         with said.stage("verdict", "the test split is opened, once, for all models together"):
             evidence = compare.evidence(lesson, machine, bench, plan, chosen, controls, lines, seconds=said.seconds)
         released = folder.publish(evidence, lesson, chosen, lines)
@@ -145,7 +145,7 @@ def _plan(lesson: Lesson, bench: trial.Bench) -> Plan:
         orders=named(recipe.search.orders),
         first=Candidate(
             start=start,
-            layers=recipe.student.layers or max(1, depth // 2),
+            layers=recipe.student.layers or (max(1, depth // 2) if start == "teacher" else depth),
             ffn=0.5,
             vocabulary="seen",
             scheme=schemes[0],

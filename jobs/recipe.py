@@ -237,7 +237,7 @@ def _absolute(folder: Path, value: str | None) -> str | None:
 
 
 def _model(folder: Path, value: str | None) -> str | None:
-    """A model is a folder beside the recipe if there is one, else an id for the hub or an installed package."""
+    """A model is a folder beside the recipe if there is one, else an id for the hub."""
     if value is not None and "://" not in value and (folder / Path(value).expanduser()).exists():
         return _absolute(folder, value)
     return value

@@ -7,7 +7,10 @@ folder is laid out here first and then uploaded, the release's manifest last.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from deshi.jobs.choose import Chosen
+from deshi.jobs.data.split import Splits
 from deshi.jobs.evidence import report
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.ladder import Line
@@ -30,6 +34,8 @@ from deshi.serve.serving import SERVING_FILE
 from deshi.serve.texts import Language
 
 EVIDENCE_FILE = "evidence.json"
+TRIALS_FILE = "trials.parquet"
+KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")  # an address in the storage
 RELEASE_FOLDER = "release"
 
 
@@ -68,7 +74,7 @@ class RunFolder:
         An accepted release of an earlier run stays where it is if this one is not accepted.
         """
         rows = [{**line, "candidate": dict(line["candidate"]), "params": None} for line in lines]
-        _in_one_step(self.path / "trials.parquet", lambda path: pq.write_table(pa.Table.from_pylist(rows), path))
+        _in_one_step(self.path / TRIALS_FILE, lambda path: pq.write_table(pa.Table.from_pylist(rows), path))
         written = evidence.model_dump_json(indent=2) + "\n"
         _in_one_step(self.path / EVIDENCE_FILE, lambda path: path.write_text(written, encoding="utf-8"))
         winner = chosen.winner.finalist
@@ -91,6 +97,7 @@ class RunFolder:
                     "student": winner.model.key,
                     "served": winner.folder.key,
                     "evidence": file_digest(self.path / EVIDENCE_FILE),
+                    "trials": file_digest(self.path / TRIALS_FILE),
                 },
                 licences=evidence.licences,
                 versions=evidence.versions,
@@ -140,28 +147,63 @@ def write_report(run: str, *, lang: Language, out: Path | None) -> str:
 
 
 def verify(run: str) -> str:
-    """Recomputes a run's digests and says so in one sentence.
+    """Recomputes all digests of a run and says so: the release, the evidence, and what they were made from.
 
     Raises:
         ValueError: naming the first file that differs.
     """
     folder = release_of(run)
     manifest = release.verify(folder)
-    evidence = folder.parent / EVIDENCE_FILE
-    named = manifest.lineage.get("evidence")
-    if named and evidence.is_file() and file_digest(evidence) != named:
-        raise ValueError(
-            f"{evidence} is not the evidence that the release was judged by ({named[:12]}); run the recipe again"
-        )
-    return f"{folder}: all {len(manifest.files)} files are as the manifest says; verdict {manifest.decision}"
+    said = f"{folder}: all {len(manifest.files)} files are as the manifest says; verdict {manifest.decision}"
+    beside = folder.parent
+    if not (beside / EVIDENCE_FILE).is_file():
+        return f"{said}; its evidence is not beside it and was not verified"
+    for key, name in {"evidence": EVIDENCE_FILE, "trials": TRIALS_FILE}.items():
+        if file_digest(beside / name) != manifest.lineage.get(key):
+            raise ValueError(
+                f"{beside / name} is not the file that the release was judged by "
+                f"({manifest.lineage.get(key, 'none')[:12]}); run the recipe again"
+            )
+    return f"{said}; {_verify_sources(_storage_of(run), manifest, beside / EVIDENCE_FILE)}"
+
+
+def _verify_sources(storage: Storage, manifest: Manifest, evidence: Path) -> str:
+    """Recomputes the finished outputs that a release was made from, and the rows' fingerprint."""
+    keys = [key for key in manifest.lineage.values() if KEY.fullmatch(key)]
+    for key in (there := [key for key in keys if storage.has(key)]):
+        storage.verify(key)
+    splits = manifest.lineage["splits"]
+    if splits in there:
+        told = Evidence.model_validate_json(evidence.read_text(encoding="utf-8")).data.fingerprints
+        for name, fingerprint in Splits.read(storage.fetch(splits)).fingerprints.items():
+            if told.get(name) != fingerprint:
+                raise ValueError(f"the {name} rows of {splits} are not those of {evidence}; run the recipe again")
+    gone = [key for key in keys if key not in there]
+    return f"{len(there)} outputs that it was made from too" + (
+        f", not there any more: {', '.join(gone)}" if gone else ""
+    )
+
+
+def _storage_of(run: str) -> Storage:
+    return Storage(run.rstrip("/").rpartition("/")[0] if "://" in run else str(Path(run).absolute().parent))
 
 
 def _local(run: str) -> Path:
+    """The run's folder on this disk; a remote one is fetched once for each state it has been in."""
     if "://" not in run or run.startswith("file://"):
         return Path(run.removeprefix("file://"))
-    storage = Storage(run)
-    copy = storage.scratch / "run"
-    pafs.copy_files(storage.root, str(copy), storage.filesystem, pafs.LocalFileSystem())
+    storage, name = _storage_of(run), run.rstrip("/").rpartition("/")[2]
+    try:
+        with storage.filesystem.open_input_file(f"{storage.root}/{name}/{RELEASE_FOLDER}/{MANIFEST_FILE}") as file:
+            state = hashlib.sha256(file.read()).hexdigest()
+    except FileNotFoundError:
+        raise ValueError(f"{run} holds no release; run `deshi poc RECIPE` first and give <storage>/<name>") from None
+    copy = storage.scratch / "runs" / f"{name}-{state[:16]}"
+    if not copy.is_dir():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        arriving = Path(tempfile.mkdtemp(prefix=f"{copy.name}-{os.getpid()}-", dir=copy.parent))
+        pafs.copy_files(f"{storage.root}/{name}", str(arriving), storage.filesystem, pafs.LocalFileSystem())
+        arriving.rename(copy)
     return copy
 
 

@@ -27,6 +27,7 @@ import psutil
 import pyarrow.fs as pafs
 
 from deshi import kernels, serve
+from deshi.serve.durable import sync, sync_tree
 
 MANIFEST = "stage.json"
 _PARTIAL = ".partial"
@@ -205,13 +206,13 @@ class Storage:
     def _publish(self, folder: Path, key: str) -> None:
         folder.chmod(0o755)
         if self.is_local:
-            _fsync_tree(folder)
+            sync_tree(folder)
             try:
                 folder.rename(Path(self.root) / key)
             except OSError:
                 if not self.has(key):  # somebody else finished the same work first: theirs is as good
                     raise
-            _fsync(Path(self.root))
+            sync(Path(self.root))
             return
         target = f"{self.root}/{key}"
         for path in sorted(folder.rglob("*")):
@@ -245,6 +246,22 @@ class Storage:
                 shutil.rmtree(arriving, ignore_errors=True)
         return copy
 
+    def verify(self, key: str) -> None:
+        """Recomputes the SHA-256 of every file of a finished output.
+
+        Raises:
+            ValueError: naming the first file, in sorted order, that differs, is missing or is extra.
+        """
+        folder = self.fetch(key)
+        named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+        for name in sorted(there | set(named)):
+            if name not in named or name not in there or file_digest(folder / name) != named[name]["sha256"]:
+                raise ValueError(
+                    f"{self.uri}/{key}/{name} is not the file that this run was made from; remove {key} and run the "
+                    f"recipe again"
+                )
+
     def sweep(self) -> None:
         """Removes unfinished folders of processes that are gone."""
         if not self.scratch.is_dir():
@@ -253,17 +270,3 @@ class Storage:
             owner = folder.name.split("-")[-2] if folder.name.count("-") >= 2 else ""
             if owner.isdigit() and not psutil.pid_exists(int(owner)):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _fsync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _fsync(path)
-    _fsync(folder)

@@ -5,16 +5,14 @@ python -m deshi.serve.process RELEASE --target edge --port 8000
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
 
-from deshi.serve import service
+from deshi.serve import command, service
 from deshi.serve.batching import BoundedQueue, Gatherer
 from deshi.serve.ingress import WithRequestId, curl, ingress, refuse_open_host
 
@@ -58,19 +56,5 @@ async def _serve(opened: service.Service, host: str, port: int, batch: int, wait
     gatherer.close()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The measured edge process: nothing is imported that serving does not need."""
-    parser = argparse.ArgumentParser(prog="python -m deshi.serve.process", description=__doc__)
-    parser.add_argument("release", type=Path)
-    parser.add_argument("--target")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--despite-verdict", action="store_true")
-    a = parser.parse_args(arguments)
-    try:
-        serve_in_process(a.release, target=a.target, port=a.port, despite_verdict=a.despite_verdict)
-    except ValueError as error:
-        parser.exit(2, f"{error}\n")
-
-
 if __name__ == "__main__":
-    main()
+    command.run(serve_in_process, prog="deshi.serve.process", description="Serves a release in one process.")

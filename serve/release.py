@@ -22,6 +22,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from deshi.serve.durable import sync, sync_tree
 from deshi.serve.kpi import Frozen, Kpi, Target
 from deshi.serve.serving import ENGINES_FOLDER, SERVING_FILE, Serving
 
@@ -135,15 +136,13 @@ def _publish(content: Path, destination: Path, manifest: Manifest) -> Path:
     for path in manifest.files:
         (incoming / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(content / path, incoming / path)
-        _sync(incoming / path)
-    for folder in [incoming, *(entry for entry in incoming.rglob("*") if entry.is_dir())]:
-        _sync(folder)
+    sync_tree(incoming)
     # The manifest is what makes a folder complete, so it appears last and whole.
     partial = incoming / f"{MANIFEST_FILE}.partial"
     partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    _sync(partial)
+    sync(partial)
     partial.rename(incoming / MANIFEST_FILE)
-    _sync(incoming)
+    sync(incoming)
     verify(incoming)
 
     # Two renames, with a gap between them that `_recovered` closes after a kill.
@@ -152,7 +151,7 @@ def _publish(content: Path, destination: Path, manifest: Manifest) -> Path:
     if destination.exists():
         destination.rename(previous)
     incoming.rename(destination)
-    _sync(destination.parent)
+    sync(destination.parent)
     shutil.rmtree(previous, ignore_errors=True)
     return destination
 
@@ -177,7 +176,7 @@ def _recovered(destination: Path) -> Path | None:
     # The old release was set aside, so the new one was complete: its manifest was written and synced before.
     incoming = _beside(destination, "incoming")
     (incoming if (incoming / MANIFEST_FILE).is_file() else previous).rename(destination)
-    _sync(destination.parent)
+    sync(destination.parent)
     shutil.rmtree(previous, ignore_errors=True)
     return destination
 
@@ -309,11 +308,3 @@ def _same_but_for_time(one: Manifest, other: Manifest) -> bool:
 
 def _beside(destination: Path, what: str) -> Path:
     return destination.with_name(f".{destination.name}.{what}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,6 @@ What is set before Ray starts, and why (with 64 clients on 2 cores, see `make be
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import signal
@@ -21,12 +20,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from deshi.serve import command
 from deshi.serve import release as releases
 from deshi.serve.app import Args, build
 from deshi.serve.ingress import curl, refuse_open_host
@@ -162,19 +161,5 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Serves one release."""
-    parser = argparse.ArgumentParser(prog="python -m deshi.serve.run", description="Serves a release with Ray Serve.")
-    parser.add_argument("release", type=Path)
-    parser.add_argument("--target")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--despite-verdict", action="store_true")
-    a = parser.parse_args(arguments)
-    try:
-        serve_with_ray(a.release, target=a.target, port=a.port, despite_verdict=a.despite_verdict)
-    except ValueError as error:
-        parser.exit(2, f"{error}\n")
-
-
 if __name__ == "__main__":
-    main()
+    command.run(serve_with_ray, prog="deshi.serve.run", description="Serves a release with Ray Serve.")

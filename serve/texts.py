@@ -606,10 +606,43 @@ TEXTS: Mapping[str, Text] = MappingProxyType(
             "テスト行のトークンのうち、トークナイザーが知らないものの割合",
             "tokens of the test rows that are unknown to the tokenizer",
         ),
+        "record.note_validation_twins": Text(
+            "検証用 {rows} 行のうち {n} 行は、学習に使う行とほぼ同じ文です。",
+            "{n} of {rows} validation rows have a near-twin among the rows to learn from.",
+        ),
+        "record.note_validation": Text(
+            "検証用には正解ラベル付き {rows} 行のうち {n} 行（各分類の{share}、学習用に2行は残す）を分けました。分類と"
+            "最初の区分で層化し、ほぼ同じ文は同じ側に置いています。",
+            "Validation is {n} of {rows} labelled rows ({share} of each class, two rows of it stay in train), "
+            "stratified on the class and the first slice, near-twins together.",
+        ),
+        "record.note_agreement": Text(
+            "教師との一致は、ラベルのない {rows} 行のうち {n} 行で見ています。",
+            "Agreement with the teacher is read on {n} of {rows} unlabelled rows.",
+        ),
+        "record.note_agreement_labelled": Text(
+            "教師との一致は {n} 行で見ています。ラベルのない行が{least}行に満たないため、"
+            "多くはラベルを使わずに残した行です。",
+            "Agreement with the teacher is read on {n} rows, mostly labelled ones whose labels are not used (under "
+            "{least} unlabelled).",
+        ),
+        "record.note_blank": Text(
+            "{file} の空の行 {n} 件を除きました。", "{n} rows with a blank text were dropped in {file}."
+        ),
+        "record.note_repeated": Text(
+            "{file} の同じ文の繰り返し {n} 行を除きました（ラベルは多数のものを採用）。",
+            "{n} rows that repeat another row's text were dropped (the label most of them carry is kept) in {file}.",
+        ),
+        "record.note_undecided": Text(
+            "{file} の {n} 件は複数のラベルが同数のため、学習用ではラベルなし、それ以外では除外としました。",
+            "{n} texts carry several labels equally often and count as unlabelled (train) or not at all in {file}.",
+        ),
         "topic.intervals": Text("区間", "intervals"),
         "topic.selection": Text("選び方", "selection"),
         "topic.latency": Text("応答時間", "latency"),
         "topic.cost": Text("費用", "cost"),
+        "data.notes": Text("データの分け方", "How the rows were split"),
+        "quality.left_out": Text("作れなかった対照", "Controls that could not be made"),
         "topic.controls": Text("対照", "controls"),
         "origin.title": Text("再現のための記録", "Record for reproduction"),
         "origin.machine": Text("測定した機械", "Machine"),

@@ -94,6 +94,7 @@ class Splits:
             duplicates_dropped=self.duplicates_dropped,
             near_twins=self.near_twins,
             fingerprints=self.fingerprints,
+            notes=self.notes,
         )
 
     def write(self, folder: Path) -> None:

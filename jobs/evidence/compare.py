@@ -6,7 +6,6 @@ Everything the report shows is put together here as `Evidence`; nothing is measu
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -14,20 +13,19 @@ from typing import Any
 import numpy as np
 
 from deshi.jobs import choose
-from deshi.jobs.choose import Chosen, Contender
+from deshi.jobs.choose import Chosen, Contender, Controls
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.data.tokens import truncated_share
-from deshi.jobs.evidence import decide, money, story
+from deshi.jobs.evidence import decide, story
 from deshi.jobs.evidence.measure import Answers
-from deshi.jobs.evidence.schema import Evidence, Figure, ModelRow, Quality, SliceRow, TargetRow
+from deshi.jobs.evidence.operations import target_row
+from deshi.jobs.evidence.schema import Evidence, Figure, ModelRow, Quality, SliceRow
 from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.ladder import Line, Plan
 from deshi.jobs.session import Machine, commit, describe_machine
-from deshi.jobs.stages.builds import size_mb
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.trial import Bench
 from deshi.serve import statistics
-from deshi.serve.kpi import Target
 from deshi.serve.statistics import Interval
 
 PACKAGES = (
@@ -50,14 +48,14 @@ def evidence(
     bench: Bench,
     plan: Plan,
     chosen: Chosen,
-    controls: Sequence[Contender],
+    controls: Controls,
     lines: Sequence[Line],
     *,
     seconds: dict[str, float],
 ) -> Evidence:
     """Opens the test split for all models together and speaks the verdict."""
     recipe, splits = lesson.recipe, lesson.splits
-    contenders = [chosen.winner, chosen.teacher, *controls]
+    contenders = [chosen.winner, chosen.teacher, *controls.made]
     test = {each.id: choose.asked(lesson, each, "test") for each in contenders}
     rows = [
         model_row(lesson, each, test[each.id], test[chosen.teacher.id], chosen=each is chosen.winner)
@@ -78,6 +76,7 @@ def evidence(
         score_name=recipe.kpi.quality.score,
         data=splits.facts(truncated=truncated(lesson)),
         models=tuple(rows),
+        left_out=controls.left_out,
         front=story.front(lines, chosen.winner.id),
         waterfall=story.waterfall(lesson, machine, bench, chosen),
         orders=story.orders(lesson, plan, lines),
@@ -182,74 +181,6 @@ def slices(lesson: Lesson, told: Answers, taught: Answers) -> tuple[SliceRow, ..
                 )
             )
     return tuple(found)
-
-
-def target_row(lesson: Lesson, each: Contender, target: Target) -> TargetRow:
-    """One model on one target: measured here, or projected from the target of this machine that is nearest to it."""
-    recipe, cores = lesson.recipe, os.cpu_count() or 1
-    served = each.finalist.serving.targets[target.name]
-    here = target.threads <= cores
-    basis: Any = "measured" if here else "projected"
-    how = f"{min(target.threads, cores)} threads, interleaved with the teacher's fp32 ONNX Runtime build"
-    if not here:
-        how += f"; this machine has {cores} cores, {target.threads} threads are assumed to be no slower"
-    build = served.builds["1x16"]
-    row = next(row for row in each.finalist.latency[target.name] if row.engine == build and row.shape == "1x16")
-    felt = each.felt.get(target.name)
-    rate = felt.throughput_rps if felt else None
-    latency = felt.latency if felt else None
-    if felt is None and each.felt and not here:
-        nearest = max(each.felt, key=lambda name: next(t.threads for t in recipe.targets if t.name == name))
-        rate, latency = story.projected(each.felt[nearest], nearest, target)
-    size = size_mb(each.finalist.folder.path, served.build_ids)
-    costs: dict[str, Figure] = {}
-    if rate is not None and rate.value:
-        needed = money.machines(recipe.business.peak_rps, rate.value)
-        costs = {
-            "machines": Figure(
-                value=needed, unit="machines", basis="computed", how="ceil(peak_rps / rate in the limit)"
-            ),
-            "cost_per_1000": Figure(
-                value=money.cost_per_1000(needed, target.price_per_hour, recipe.business.requests_per_month),
-                unit=recipe.business.currency,
-                basis="computed" if here else "projected",
-                how="machines x price_per_hour x 730 h / requests_per_month x 1,000",
-            ),
-            "cost_per_1000_full_use": Figure(
-                value=money.cost_per_1000_full_use(target.price_per_hour, rate.value),
-                unit=recipe.business.currency,
-                basis="computed" if here else "projected",
-                how="lower bound: one machine that is never idle",
-            ),
-        }
-    return TargetRow(
-        target=target.name,
-        build=build,
-        builds=served.builds,
-        engine_ms=Figure(
-            value=row.median_ms,
-            unit="ms",
-            n=row.n,
-            low=row.low,
-            high=row.high,
-            basis=basis,
-            how=f"1 row of 16 tokens, {how}",
-        ),
-        ratio_to_teacher=Figure(
-            value=row.ratio_to_reference,
-            unit="ratio",
-            n=row.n,
-            low=row.ratio_low,
-            high=row.ratio_high,
-            basis=basis,
-            how=how,
-        ),
-        latency=latency,
-        throughput_rps=rate,
-        memory_mb=felt.memory_mb if felt else None,
-        size_mb=Figure(value=size, unit="MB", how="engine builds, tokenizer, and the model where a build reads it"),
-        **costs,
-    )
 
 
 def unknown_tokens(lesson: Lesson, each: Contender) -> Figure:

@@ -31,7 +31,7 @@ LEAST_ROUNDS, MOST_SECONDS, LONG_CALL_S = 3, 8.0, 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyRow:
-    """One engine at one shape, in milliseconds a call, with the 95% interval of its median."""
+    """One engine at one shape, in milliseconds a call, with the interval of its median."""
 
     engine: str
     shape: str
@@ -58,9 +58,12 @@ def interleaved(
     vocabulary: int,
     rounds: int = 9,
     min_seconds: float = 1.0,
+    confidence: float = 0.95,
     seed: int = 0,
 ) -> list[LatencyRow]:
     """Times every engine at every shape (name -> (rows, tokens)), `rounds` rounds and `min_seconds` or more.
+
+    A shape whose calls take long stops after `LEAST_ROUNDS` once `MOST_SECONDS` are spent; `n` tells how many it were.
 
     Raises:
         ValueError: if the reference is not among the engines, or fewer than 3 rounds are asked for.
@@ -74,11 +77,11 @@ def interleaved(
     for shape, (texts, tokens) in shapes.items():
         batch = random_batch(texts, tokens, vocabulary=vocabulary, seed=seed)
         times = _rounds(engines, batch, rounds=rounds, min_seconds=min_seconds, rng=rng)
-        rows += _rows(times, shape, reference=reference, rng=rng)
+        rows += _rows(times, shape, reference=reference, confidence=confidence, rng=rng)
     return rows
 
 
-def choose_builds(rows: Sequence[LatencyRow], *, tolerance: float = 0.03) -> dict[str, str]:
+def choose_builds(rows: Sequence[LatencyRow], *, tolerance: float = 0.02) -> dict[str, str]:
     """Shape -> build: the fewest builds such that each shape has one within `tolerance` of its best.
 
     Every build costs memory and disk, so a second one must earn its place. Among sets of the same size the
@@ -136,15 +139,21 @@ def _rounds(
 
 
 def _rows(
-    times: Mapping[str, NDArray[np.float64]], shape: str, *, reference: str, rng: np.random.Generator
+    times: Mapping[str, NDArray[np.float64]],
+    shape: str,
+    *,
+    reference: str,
+    confidence: float,
+    rng: np.random.Generator,
 ) -> list[LatencyRow]:
     n = len(times[reference])
     draws = rng.integers(0, n, (RESAMPLES, n))
+    ends = (0.5 - confidence / 2, 0.5 + confidence / 2)
     rows = []
     for name, seconds in times.items():
         ratios = seconds / times[reference]
-        low, high = np.quantile(np.median(seconds[draws], axis=1), (0.025, 0.975))
-        ratio_low, ratio_high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
+        low, high = np.quantile(np.median(seconds[draws], axis=1), ends)
+        ratio_low, ratio_high = np.quantile(np.median(ratios[draws], axis=1), ends)
         rows.append(
             LatencyRow(
                 engine=name,

@@ -132,7 +132,10 @@ class Client:
             status, head, _ = await connection.ask(request)
         except OSError:
             return 0, b""
-        self._idle.append(connection)
+        if b"\r\nconnection: close" in head:  # a proxy that reloads says so, and closes once we have read
+            connection.close()
+        else:
+            self._idle.append(connection)
         return status, head
 
     async def _connection(self) -> Connection:

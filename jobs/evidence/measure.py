@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,11 +84,12 @@ def latency(
     # A class that is longer than the texts may be stands for the longest there are; positions may end there too.
     longest = lesson.recipe.data.max_length
     shapes = {name: (rows, min(tokens, longest)) for name, (rows, tokens) in shapes.items()}
-    inputs = {
+    inputs: dict[str, Any] = {
         "shape": asdict(facts),
         "builds": sorted(builds),
         "threads": threads,
         "shapes": {name: list(shape) for name, shape in shapes.items()},
+        "confidence": lesson.recipe.kpi.quality.confidence,
         "cpu": describe_machine()["cpu"],
         "runtimes": {name: version(name) for name in ("onnxruntime", "openvino", "torch")},
     }
@@ -97,7 +99,13 @@ def latency(
         engines["teacher"] = open_builds(yardstick.path, [YARDSTICK], threads=threads)[YARDSTICK]
         smaller = min(facts.vocabulary, describe(yardstick.path / "model").vocabulary)
         rows = interleaved(
-            engines, shapes, reference="teacher", vocabulary=smaller, min_seconds=0.4, seed=lesson.recipe.seed
+            engines,
+            shapes,
+            reference="teacher",
+            vocabulary=smaller,
+            min_seconds=0.4,
+            confidence=inputs["confidence"],
+            seed=lesson.recipe.seed,
         )
         (out / "latency.json").write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
 

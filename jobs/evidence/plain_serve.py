@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel
 
+from deshi.serve import command
 from deshi.serve.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -72,23 +73,17 @@ def build(args: Args) -> "serve.Application":
     )
 
 
-def main() -> None:
-    """Serves it on loopback until SIGTERM, with Serve's own defaults."""
-    import argparse
+def serve_plainly(folder: Path, *, target: str | None, port: int, despite_verdict: bool) -> None:
+    """Serves a release on loopback until SIGTERM, with Serve's own defaults; whatever its verdict."""
     import signal
 
     import ray
     from ray import serve
 
-    parser = argparse.ArgumentParser(prog="python -m deshi.jobs.evidence.plain_serve", description=__doc__)
-    parser.add_argument("release")
-    parser.add_argument("--target")
-    parser.add_argument("--port", type=int, default=8000)
-    a = parser.parse_args()
     ray.init("local", include_dashboard=False, log_to_driver=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve.start(http_options={"host": "127.0.0.1", "port": a.port})
-    serve.run(build(Args(release=a.release, target=a.target)), name="plain", route_prefix="/")
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(build(Args(release=str(folder), target=target)), name="plain", route_prefix="/")
     try:
         signal.pause()
     except KeyboardInterrupt:
@@ -97,4 +92,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(
+        serve_plainly, prog="deshi.jobs.evidence.plain_serve", description="Serves a release as a plain Serve app."
+    )

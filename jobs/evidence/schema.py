@@ -102,6 +102,13 @@ class ModelRow(Frozen):
     targets: tuple[TargetRow, ...]
 
 
+class LeftOut(Frozen):
+    """A control that could not be made for this teacher, and why."""
+
+    id: str
+    reason: str
+
+
 class TrialPoint(Frozen):
     """One trial of the search, as on the Pareto picture (validation figures only)."""
 
@@ -177,6 +184,7 @@ class DataFacts(Frozen):
     duplicates_dropped: int
     near_twins: int = Field(description="test rows with a near-twin among the rows that any model saw")
     fingerprints: dict[str, str]
+    notes: tuple[str, ...] = Field((), description="what was dropped, held out and joined, one sentence each")
 
 
 class Removed(Frozen):
@@ -204,6 +212,7 @@ class Evidence(Frozen):
     score_name: str
     data: DataFacts
     models: tuple[ModelRow, ...]
+    left_out: tuple[LeftOut, ...] = ()
     front: tuple[TrialPoint, ...]
     waterfall: tuple[WaterfallStep, ...]
     orders: tuple[OrderRow, ...]

@@ -1,5 +1,5 @@
-"""How the winner came to be, as rows of the evidence: the front, the waterfall of its stages, the orders compared, what
-was removed, and the figures of a target that could only be projected."""
+"""How the winner came to be, as rows of the evidence: the front, the waterfall of its stages, the orders compared, and
+what was removed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from deshi.jobs.choose import Chosen
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.evidence import measure, money
-from deshi.jobs.evidence.endpoint import Felt
-from deshi.jobs.evidence.schema import Figure, LatencyParts, OrderRow, Removed, TrialPoint, WaterfallStep
+from deshi.jobs.evidence.schema import Figure, OrderRow, Removed, TrialPoint, WaterfallStep
 from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.ladder import Line, Plan, dominates, promising
 from deshi.jobs.session import Machine
@@ -19,7 +18,6 @@ from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.stages.orders import legal
 from deshi.jobs.storage import Output
 from deshi.jobs.trial import Bench
-from deshi.serve.kpi import Target
 from deshi.serve.statistics import proportion_interval
 
 BITS = {"fp32": "32-bit floating point", "w8a8": "8-bit weights and activations", "w8a16": "8-bit weights"}
@@ -161,8 +159,7 @@ def removed(lesson: Lesson, chosen: Chosen) -> Removed:
         )
     layers: tuple[int, ...] = ()
     if candidate.start != "student-model":
-        kept_in = chain.cut_depth(chain.parent(candidate, lesson), candidate, lesson).path / "kept.txt"
-        kept = {int(layer) for layer in kept_in.read_text(encoding="utf-8").split()}
+        kept = chain.kept_layers(candidate, lesson)
         layers = tuple(layer for layer in range(full.layers) if layer not in kept)
     return Removed(
         layers=layers,
@@ -170,26 +167,4 @@ def removed(lesson: Lesson, chosen: Chosen) -> Removed:
         vocabulary=max(0, full.vocabulary - mine.vocabulary),
         parameters_share=max(0.0, share),
         bits=BITS[candidate.scheme],
-    )
-
-
-def projected(felt: Felt, measured_on: str, target: Target) -> tuple[Figure, LatencyParts]:
-    """Throughput and latency of a target that this machine cannot be: those of `measured_on`, with its own network."""
-
-    def moved(figure: Figure, by: float) -> Figure:
-        ends = [end if end is None else end + by for end in (figure.value, figure.low, figure.high)]
-        how = f"as measured on {measured_on!r}, assuming that {target.threads} threads are no slower; {figure.how}"
-        return figure.model_copy(
-            update={"value": ends[0], "low": ends[1], "high": ends[2], "basis": "projected", "how": how}
-        )
-
-    parts = felt.latency
-    by = target.rtt_ms - (parts.network.value or 0.0)
-    return moved(felt.throughput_rps, 0.0), LatencyParts(
-        p50=moved(parts.p50, by),
-        p95=moved(parts.p95, by),
-        engine_p95=moved(parts.engine_p95, 0.0),
-        queue_p95=moved(parts.queue_p95, 0.0),
-        http_p95=moved(parts.http_p95, 0.0),
-        network=parts.network.model_copy(update={"value": target.rtt_ms}),
     )

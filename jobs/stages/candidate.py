@@ -70,11 +70,13 @@ class Suggests(Protocol):
 
 def draw(trial: Suggests, *, start: Start, depth: int, schemes: tuple[str, ...]) -> Candidate:
     """A rung-0 candidate: a shape and a scheme, with nothing trained."""
+    layers = trial.suggest_int("layers", 1, depth)
+    depth_by = trial.suggest_categorical("depth_by", DEPTHS_BY)
     return Candidate(
         start=start,
         order="prune-quantize",
-        layers=trial.suggest_int("layers", 1, depth),
-        depth_by=trial.suggest_categorical("depth_by", DEPTHS_BY),
+        layers=layers,
+        depth_by=depth_by if layers < depth else DEPTHS_BY[0],  # all layers are the same layers however chosen
         ffn=trial.suggest_categorical("ffn", FFN_SHARES),
         vocabulary=trial.suggest_categorical("vocabulary", VOCABULARIES),
         scheme=trial.suggest_categorical("scheme", schemes),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from deshi.jobs.data.model_folder import describe
 from deshi.jobs.session import Machine
 from deshi.jobs.stages import distill, teach
 from deshi.jobs.stages.candidate import Candidate
@@ -34,8 +35,9 @@ def steps_of(candidate: Candidate, lesson: Lesson, machine: Machine) -> list[tup
     budget = training_steps(candidate.chain, candidate.steps) if candidate.steps else {}
     current = parent(candidate, lesson)
     made = [("parent", current)]
-    current = cut_depth(current, candidate, lesson)
-    made.append(("depth", current))
+    if candidate.layers < describe(current.path / "model").layers:
+        current = cut_depth(current, candidate, lesson)
+        made.append(("depth", current))
     quantized: Output | None = None
     for place, stage in enumerate(candidate.chain):
         if stage in ("distill", "recover") and place in budget:
@@ -64,6 +66,16 @@ def parent(candidate: Candidate, lesson: Lesson) -> Output:
     model = lesson.recipe.student.model if candidate.start == "student-model" else lesson.recipe.teacher.model
     assert model is not None, "the search draws student-model candidates only where the recipe names one"
     return teach.with_head(lesson, model)
+
+
+def kept_layers(candidate: Candidate, lesson: Lesson) -> tuple[int, ...]:
+    """The parent's layers that the candidate starts with, counted from 0."""
+    source = parent(candidate, lesson)
+    depth = describe(source.path / "model").layers
+    if candidate.layers >= depth:
+        return tuple(range(depth))
+    kept = (cut_depth(source, candidate, lesson).path / "kept.txt").read_text(encoding="utf-8")
+    return tuple(int(layer) for layer in kept.split())
 
 
 def cut_depth(source: Output, candidate: Candidate, lesson: Lesson) -> Output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import optuna
@@ -110,11 +111,22 @@ def test_dominance_agrees_with_optuna():
     assert mine == best
 
 
+def test_a_shape_that_could_not_be_made_is_not_trained():
+    bottom = [line for line in climb([]) if line["rung"] == 0]
+    failed = [{**line, "error": "no"} if line["id"] == PLAN.first.id else line for line in bottom]
+    assert PLAN.first.shape not in [shape.shape for shape in promising(failed, PLAN)]
+
+
+def test_a_student_of_its_own_is_taught_at_full_depth():
+    plan = dataclasses.replace(PLAN, start="student-model", depth=2, first=Candidate(start="student-model", layers=2))
+    assert next(Candidate(**line["candidate"]) for line in climb([], plan) if line["rung"] == 1).layers == 2
+
+
 def test_promising_shapes_are_smaller_than_the_teacher_and_the_recipes_own_leads():
     bottom = [line for line in climb([]) if line["rung"] == 0]
     shapes = promising(bottom, PLAN)
     assert shapes[0].shape == PLAN.first.shape
-    assert all(shape.layers < 6 for shape in shapes)
+    assert all(shape.layers < 6 or shape.is_pruned for shape in shapes)
     assert len({shape.shape for shape in shapes}) == len(shapes)
 
 

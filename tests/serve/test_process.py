@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from deshi.jobs.evidence.load import in_own_process, percentile, process_tree_peak
-from deshi.serve import release
+from deshi.serve import command, release
 from deshi.serve.kpi import Kpi, Target
-from deshi.serve.process import main
+from deshi.serve.process import serve_in_process
 from deshi.serve.run import free_port
 
 
@@ -93,5 +93,5 @@ def test_what_may_not_be_served_is_refused_in_one_sentence(tiny, tmp_path, capsy
         ([str(tmp_path)], "serving.json does not exist"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            main(arguments)
+            command.run(serve_in_process, prog="deshi.serve.process", description="", arguments=arguments)
         assert stopped.value.code == 2 and sentence in capsys.readouterr().err

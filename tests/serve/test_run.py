@@ -64,7 +64,6 @@ def test_bad_input_keeps_its_sentence_through_serve_and_haproxy(server):
     assert ask(server[2] + "/v1/models/gpt", {})[0] == 405
 
 
-@pytest.mark.whole  # failed once on a loaded machine: connections cut right after the start, perhaps HAProxy's reload
 def test_64_clients_are_all_answered(server):
     samples = in_own_process(
         "closed", server[2] + "/classify", ["who is it", "where", "when"], clients=64, seconds=2, warmup=0.5, seed=0

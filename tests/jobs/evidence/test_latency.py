@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from deshi.jobs.evidence import latency
 from deshi.jobs.evidence.latency import LatencyRow, choose_builds, interleaved
 from deshi.serve.engines.engine import TokenBatch
 
@@ -71,6 +72,24 @@ def test_it_goes_on_for_the_least_time():
     assert only.n > 30
 
 
+def test_a_shape_of_long_calls_stops_after_the_least_rounds(monkeypatch):
+    monkeypatch.setattr(latency, "MOST_SECONDS", 0.1)
+    engines = {"one": Sleeper(0.06), "two": Sleeper(0.07)}
+    rows = interleaved(engines, {"a": (1, 2)}, reference="one", vocabulary=9, rounds=50, min_seconds=9.0)
+    assert [row.n for row in rows] == [latency.LEAST_ROUNDS] * 2
+
+
+def test_the_interval_is_that_of_the_confidence():
+    """Of 9 equally likely medians the 50% interval leaves out what the 99% interval holds."""
+    times = {"one": np.arange(1.0, 10.0), "two": np.arange(1.0, 10.0) ** 2}
+    wide, narrow = (
+        latency._rows(times, "a", reference="one", confidence=level, rng=np.random.default_rng(0))[1]
+        for level in (0.99, 0.5)
+    )
+    assert wide.low < narrow.low <= narrow.median_ms <= narrow.high < wide.high
+    assert wide.ratio_low < narrow.ratio_low and narrow.ratio_high < wide.ratio_high
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="reference 'x' is not among the engines; use one of one"):
         interleaved({"one": Sleeper(0)}, {"a": (1, 1)}, reference="x", vocabulary=9)
@@ -83,7 +102,7 @@ def test_refusals():
 
 
 def test_one_build_is_kept_where_it_is_good_enough_everywhere():
-    rows = [row("one", "a", 1.00), row("two", "a", 0.98), row("one", "b", 1.0), row("two", "b", 1.5)]
+    rows = [row("one", "a", 1.00), row("two", "a", 0.985), row("one", "b", 1.0), row("two", "b", 1.5)]
     assert choose_builds(rows) == {"a": "one", "b": "one"}
     assert choose_builds(rows, tolerance=0.01) == {"a": "two", "b": "one"}
 

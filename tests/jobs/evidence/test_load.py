@@ -25,16 +25,19 @@ from deshi.jobs.evidence.load import (
 class Server:
     """A hand-made HTTP/1.1 server in a thread: `handle(number)` -> seconds to wait, or None to break the connection."""
 
-    def __init__(self, handle, *, status=200, timing="queue;dur=1.5, engine;dur=2.5", at_once=10_000):
+    def __init__(self, handle, *, status=200, timing="queue;dur=1.5, engine;dur=2.5", at_once=10_000, goes_after=10**9):
         self.handle, self.status, self.timing = handle, status, timing
         self.at_once = at_once
+        self.goes_after = goes_after  # replies on one connection, the last with "Connection: close"
         self.bodies: list[bytes] = []
         self.connections = 0
 
     async def talk(self, reader, writer):
         self.connections += 1
+        replies = 0
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
+            while replies < self.goes_after:
+                replies += 1
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 self.bodies.append(await reader.readexactly(length))
@@ -43,7 +46,8 @@ class Server:
                     break
                 async with self.slots:
                     await asyncio.sleep(wait)
-                reply = f"HTTP/1.1 {self.status} X\r\nServer-Timing: {self.timing}\r\nContent-Length: 2\r\n\r\n"
+                goes = "Connection: close\r\n" if replies == self.goes_after else ""
+                reply = f"HTTP/1.1 {self.status} X\r\n{goes}Server-Timing: {self.timing}\r\nContent-Length: 2\r\n\r\n"
                 writer.write(reply.encode())
                 await asyncio.sleep(0.001)  # head and body in two packets
                 writer.write(b"{}")
@@ -73,6 +77,14 @@ class Server:
 
 def ask_openly(url, **settings):
     return asyncio.run(open_loop(url, ["a", "b"], **{"rps": 100, "seconds": 1, "seed": 3} | settings))
+
+
+def test_a_connection_that_the_server_gives_up_is_not_used_again():
+    """As HAProxy does when it reloads; the next request takes a new connection and none is lost."""
+    with Server(lambda _: 0.0, goes_after=3) as server:
+        samples = asyncio.run(closed_loop(server.url, ["a"], clients=8, seconds=0.5, seed=0, warmup=0.0))
+        assert len(samples) > 100 and {sample.status for sample in samples} == {200}
+        assert server.connections >= len(samples) // 3
 
 
 def test_a_stall_is_not_hidden_by_the_requests_that_waited_for_it():

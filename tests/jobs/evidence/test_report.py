@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import BaseModel
 
@@ -248,6 +249,24 @@ def test_every_reason_of_a_verdict_has_words_of_its_own_in_both_languages():
     assert tables.reason(Reason(code="unheard of", text="as recorded"), "ja") == "as recorded"
 
 
+def _notes_of_splits() -> list[str]:
+    """All that a split has to say: repeated and undecided rows, few and many unlabelled ones."""
+    from deshi.jobs.data.split import split_rows
+
+    def rows(texts, labels):
+        return pa.table({"row": range(len(texts)), "text": texts, "label": pa.array(labels, pa.string())})
+
+    kinds = ("who wrote number", "where is number")
+    texts = [f"{kinds[n % 2]} {n} {chr(97 + n % 26) * 5}" for n in range(240)]
+    labels = ["ab"[n % 2] for n in range(240)]
+    test = rows([f"test {text}" for text in texts[:60]], labels[:60])
+    dirty = rows([*texts, texts[0], "both?", "both?", texts[2] + "!"], [*labels, "a", "a", "b", "a"])
+    few = split_rows(dirty, test, seed=0)
+    many = split_rows(rows(texts, [*labels[:100], *[None] * 140]), test, seed=0)
+    assert len(few.notes) >= 4 and few.notes[-1] != many.notes[-1]
+    return [*few.notes, *many.notes]
+
+
 def test_what_our_programs_record_is_told_in_japanese():
     whys = {orders.legal(order.chain, parent_kept=kept) for order in orders.ORDERS.values() for kept in (True, False)}
     whys.discard(None)
@@ -260,6 +279,7 @@ def test_what_our_programs_record_is_told_in_japanese():
     told = {node.targets[0].id: node.value for node in source.body if isinstance(node, ast.Assign)}
     bits, how = ast.literal_eval(told["BITS"]), ast.literal_eval(told["HOW"])
     known = [*whys, *bits.values(), *(words for topic, words in how.items() if topic != "intervals")]
+    known += _notes_of_splits()
     for words in known:
         assert re.search("[\u3040-\u30ff\u4e00-\u9fff]", recorded(words, "ja")), words
 
