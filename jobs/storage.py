@@ -49,7 +49,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_TRAINING = ("stages/train.py", "stages/losses.py", "stages/apprentice.py", "stages/batches.py", "data/tokens.py")
+_TRAINING = (
+    "stages/train.py",
+    "stages/losses.py",
+    "stages/apprentice.py",
+    "stages/seen_pieces.py",
+    "stages/batches.py",
+    "data/tokens.py",
+)
 _CUTTING = ("stages/prune.py", "stages/vocabulary.py", "stages/architectures.py", "stages/chain.py")
 # The code that a stage's output depends on, as globs in `jobs`, and `kernels` where integers are made. The report, the
 # server and the driver are left out on purpose: changing how a run is shown, or one exporter, trains nothing again.

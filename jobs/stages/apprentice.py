@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from deshi.jobs.stages.losses import MatchRow, projections_for, uniform_match
 from deshi.jobs.stages.prune import copy_tokenizer, keep_layers
+from deshi.jobs.stages.seen_pieces import whole_state
 from deshi.jobs.storage import Storage
 
 
@@ -63,7 +64,7 @@ def save_student(engine: Any, storage: Storage, work: str, *, source: Path) -> N
     scattered = [weight for weight in student.parameters() if hasattr(weight, "ds_id")]
     with deepspeed.zero.GatheredParameters(scattered, modifier_rank=None):
         if dist.get_rank() == 0:
-            state = {name: value.detach().cpu().float().contiguous() for name, value in student.state_dict().items()}
+            state = whole_state(student)
             with tempfile.TemporaryDirectory(prefix="deshi-model-") as folder:
                 student.save_pretrained(folder, state_dict=state)
                 copy_tokenizer(source, Path(folder))

@@ -53,6 +53,11 @@ class Batches:
             micro_batch=job.micro_batch,
         )
 
+    @property
+    def pieces(self) -> NDArray[np.int64]:
+        """The ids that any batch may hold, ascending."""
+        return np.unique(np.concatenate([*self.tokens, np.array([self.pad_id])]).astype(np.int64))
+
     def at(self, step: int, part: int, *, rank: int, world: int, device: Any) -> dict[str, Any]:
         """The micro-batch of one rank: part `part` of its share of step `step`."""
         import torch

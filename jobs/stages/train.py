@@ -103,6 +103,7 @@ def train_worker(config: dict[str, Any], *, seal: bytes = b"") -> dict[str, Any]
     from deshi.jobs import checkpoint
     from deshi.jobs.stages.apprentice import Apprentice, save_student
     from deshi.jobs.stages.batches import Batches
+    from deshi.jobs.stages.seen_pieces import keep_to_seen
 
     rank, world = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     torch.set_num_threads(job.threads)
@@ -113,6 +114,8 @@ def train_worker(config: dict[str, Any], *, seal: bytes = b"") -> dict[str, Any]
     teacher_folder = storage.fetch(job.teacher) / "model" if job.teacher else None
     torch.manual_seed(job.seed)
     apprentice = Apprentice.load(storage.fetch(job.student) / "model", teacher_folder if job.hidden_weight else None)
+    batches = Batches.load(job, storage, world=world)
+    keep_to_seen(apprentice.student, batches.pieces)
     if job.gradient_checkpointing:
         apprentice.student.gradient_checkpointing_enable()
     teacher = Apprentice.load(teacher_folder, None).to(device).eval() if teacher_folder else None
@@ -120,7 +123,6 @@ def train_worker(config: dict[str, Any], *, seal: bytes = b"") -> dict[str, Any]
         model=apprentice, model_parameters=list(apprentice.parameters()), config=job.deepspeed
     )
     losses = checkpoint.resume(engine, storage, job.work, key=seal)
-    batches = Batches.load(job, storage, world=world)
     in_steps = 0.0
     for step in range(len(losses), job.steps):
         began = time.perf_counter()
