@@ -77,6 +77,15 @@ def suggest(plan: Plan, done: Sequence[Line], running: Sequence[str]) -> Candida
     return candidate
 
 
+def most_left(plan: Plan, done: Sequence[Line]) -> float:
+    """Seconds that the rest of the search takes at most: rung 0 at its pace so far, then what `minutes` allows."""
+    bottom = [line for line in done if line["rung"] == 0]
+    top = [line for line in done if line["rung"] == 1]
+    untrained = 0 if top else max(0, plan.trials - plan.trained - len(bottom))
+    pace = _mean_seconds(bottom) if bottom else 0.0
+    return untrained * pace + (max(0.0, plan.minutes * 60 - _spent(top)) if len(done) < plan.trials else 0.0)
+
+
 def _draw_untrained(plan: Plan, bottom: Sequence[Line], taken: set[str]) -> Candidate | None:
     whole = Candidate(start=plan.start, order="quantize-only", layers=plan.depth, scheme=plan.schemes[0])
     fixed = [plan.first, Candidate(family="static", order="static", layers=0, scheme="fp32")]

@@ -158,7 +158,7 @@ def _search(
 ) -> list[Line]:
     key = digest_of([lesson.answers_key, lesson.recipe.distill.model_dump(), repr(plan), repr(bench)])[:16]
     ledger = Ledger(lesson.storage, f"{folder.name}/trials-{key}.jsonl")
-    wide, recipe = lesson.recipe.resources.search, lesson.recipe
+    wide = lesson.recipe.resources.search
     gpus = 0.0 if wide.gpus_per_trial == "auto" else float(wide.gpus_per_trial)
     return search.run(
         plan,
@@ -169,6 +169,6 @@ def _search(
         resources={"CPU": 0.001, **({"GPU": gpus} if gpus else {})},
         storage_path=f"{lesson.storage.root}/.work/search",
         filesystem=lesson.storage.filesystem,
-        said=partial(said.trial, trials=recipe.search.trials),
+        said=partial(said.trial, plan=plan),
         time_budget_s=wide.time_budget_s,
     )

@@ -7,14 +7,14 @@ in a log they are plain.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.table import Table
 
 from deshi.jobs.evidence.schema import Evidence
-from deshi.jobs.ladder import Line
+from deshi.jobs.ladder import Line, Plan, most_left
 from deshi.jobs.stages.candidate import Candidate
 
 
@@ -35,8 +35,9 @@ class Progress:
         self.seconds[name] = round(time.perf_counter() - began, 1)
         self._say(f"[dim]{name}  done in {_clock(self.seconds[name])}[/dim]")
 
-    def trial(self, line: Line, number: int, *, trials: int) -> None:
-        """One line for a finished trial."""
+    def trial(self, lines: Sequence[Line], *, plan: Plan) -> None:
+        """One line for the trial that finished last."""
+        line, number, trials = lines[-1], len(lines), plan.trials
         candidate = Candidate(**line["candidate"])
         what = describe(candidate)
         if line["error"]:
@@ -44,7 +45,8 @@ class Progress:
             return
         self._say(
             f"  trial {number}/{trials}  {what}  validation {line['score']:.3f}  agreement {line['agreement']:.3f}  "
-            f"{line['latency_ms']:.2f} ms  {line['size_mb']:.1f} MB  ({line['seconds']:.0f} s)"
+            f"{line['latency_ms']:.2f} ms  {line['size_mb']:.1f} MB  ({line['seconds']:.0f} s)  "
+            f"search at most {_clock(most_left(plan, lines))} more"
         )
 
     def verdict(self, evidence: Evidence, run: str, release: str) -> None:

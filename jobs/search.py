@@ -26,12 +26,12 @@ def run(
     resources: dict[str, float],
     storage_path: str,
     filesystem: Any,
-    said: Callable[[Line, int], None],
+    said: Callable[[list[Line]], None],
     time_budget_s: float | None,
 ) -> list[Line]:
     """Climbs the ladder under Ray Tune and returns the ledger's lines.
 
-    `evaluate(candidate)` runs in a trial, which may start a Ray Train run of its own; `said(line, number)` shows
+    `evaluate(candidate)` runs in a trial, which may start a Ray Train run of its own; `said(lines)` shows
     progress. One trial's failure is a line with its reason and does not stop the others.
     """
     from ray import tune
@@ -67,7 +67,8 @@ def run(
             params = params_of(candidate)
             line |= {"candidate": candidate.model_dump(), "rung": 1 if candidate.steps else 0}
             line |= {"params": params} if params else {}
-            said(ledger.append(candidate.id, {"seconds": 0.0, **line}), len(ledger.lines()))
+            ledger.append(candidate.id, {"seconds": 0.0, **line})
+            said(ledger.lines())
 
         def __reduce__(self) -> Any:
             return object, ()  # Tune pickles its searcher for `Tuner.restore`; ours has nothing to restore

@@ -19,7 +19,6 @@ import psutil
 
 from deshi.jobs.recipe import Recipe
 
-
 # What Ray Train need not do on one machine: nobody preempts it (a process and 4 s less a run), and asking workers for
 # their state costs nothing, so the end of a run is seen at once. What the caller has set stays.
 ONE_MACHINE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}

@@ -7,11 +7,13 @@ unlabelled rows: the one has labels, the other has many rows.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from deshi.jobs.evidence import measure
 from deshi.jobs.evidence.latency import LatencyRow
@@ -62,6 +64,7 @@ def screened(rows: Sequence[LatencyRow], names: Sequence[str]) -> dict[str, tupl
 
 def evaluate(candidate: Candidate, lesson: Lesson, machine: Machine, bench: Bench) -> dict[str, Any]:
     """Makes and measures a candidate; the line without its seconds."""
+    torch.set_num_threads(os.cpu_count() or 1)  # Ray gives a trial one thread; it is alone on its machine
     model = chain.make(candidate, lesson, machine)
     names = ("static-fp32",) if candidate.family == "static" else bench.builds[candidate.scheme]
     served = builds.export(lesson, model, names)

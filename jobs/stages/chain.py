@@ -35,7 +35,7 @@ def steps_of(candidate: Candidate, lesson: Lesson, machine: Machine) -> list[tup
     budget = training_steps(candidate.chain, candidate.steps) if candidate.steps else {}
     current = parent(candidate, lesson)
     made = [("parent", current)]
-    if candidate.layers < describe(current.path / "model").layers:
+    if shallower := candidate.layers < describe(current.path / "model").layers:
         current = cut_depth(current, candidate, lesson)
         made.append(("depth", current))
     quantized: Output | None = None
@@ -51,8 +51,9 @@ def steps_of(candidate: Candidate, lesson: Lesson, machine: Machine) -> list[tup
                 batch_size=lesson.recipe.distill.batch_size,
                 learning_rate=lesson.recipe.distill.learning_rate,
             )
-        elif stage == "prune" and candidate.is_pruned:
-            current = cut_width(current, candidate, lesson, judged_by=quantized)
+        elif stage == "prune" and (candidate.is_pruned or shallower):
+            refit = shallower or candidate.ffn < 1
+            current = cut_width(current, candidate, lesson, judged_by=quantized, refit=refit)
         elif stage == "quantize" and "prune" in candidate.chain[place:]:
             quantized = fake_quantized(current, lesson)
         made.append((stage, current))
@@ -107,12 +108,13 @@ def cut_depth(source: Output, candidate: Candidate, lesson: Lesson) -> Output:
     return lesson.storage.stage("depth", inputs, build)
 
 
-def cut_width(source: Output, candidate: Candidate, lesson: Lesson, *, judged_by: Output | None) -> Output:
-    """FFN and vocabulary cut, head refitted to the teacher's answers on calibration rows. Trains nothing."""
+def cut_width(source: Output, candidate: Candidate, lesson: Lesson, *, judged_by: Output | None, refit: bool) -> Output:
+    """FFN and vocabulary cut, the head refitted in closed form where anything but the vocabulary is gone."""
     inputs = {
         "source": source.key,
         "ffn": candidate.ffn,
         "vocabulary": candidate.vocabulary,
+        "refit": refit,
         "judged_by": judged_by.key if judged_by else None,
         "told": candidate.told,
         "answers": lesson.answers_key,
@@ -147,6 +149,7 @@ def cut_width(source: Output, candidate: Candidate, lesson: Lesson, *, judged_by
             teacher_logits=logits,
             max_length=lesson.recipe.data.max_length,
             importance_folder=judge,
+            refit=refit,
         )
         shutil.rmtree(scratch)
 

@@ -238,26 +238,25 @@ def prune(
     teacher_logits: NDArray[Any],
     max_length: int,
     importance_folder: Path | None = None,
+    refit: bool = True,
     ridge: float = 0.01,
 ) -> None:
     """Keeps `layers`, narrows the FFN to `ffn`, refits the head on `calibration`, and writes a model folder.
 
     Importance is measured after the layers are gone, on `model_folder`'s model or on that of
-    `importance_folder` (same shape: the quantized form, where a chain prunes after quantization). A model
-    that is not pruned at all is not refitted either.
+    `importance_folder` (same shape: the quantized form, where a chain prunes after quantization).
     """
     from transformers import AutoTokenizer
 
     model = load_classifier(model_folder)
     row = architecture_of(model.config)
-    whole = (tuple(range(row.depth(model.config))), row.ffn(model.config))
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     batches = calibration_batches(tokenizer, calibration, max_length=max_length)
     pruned = prune_depth(model, layers)
     judge = pruned if importance_folder is None else prune_depth(load_classifier(importance_folder), layers)
-    if ffn != whole[1]:
+    if ffn != row.ffn(model.config):
         pruned = prune_ffn(pruned, ffn_importance(judge, batches), ffn)
-    if (tuple(layers), ffn) != whole:
+    if refit:
         pruned = refit_head(pruned, batches, teacher_logits, ridge)
     write_model(pruned, out_folder)
     copy_tokenizer(model_folder, out_folder)

@@ -105,6 +105,9 @@ def train_worker(config: dict[str, Any], *, seal: bytes = b"") -> dict[str, Any]
     from deshi.jobs.stages.batches import Batches
     from deshi.jobs.stages.seen_pieces import keep_to_seen
 
+    if not job.use_gpu:
+        # DeepSpeed would compile its shared-memory all-reduce, a minute at first use, which only inference calls.
+        deepspeed.ops.__compatible_ops__ = {}
     rank, world = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     torch.set_num_threads(job.threads)
     device = ray.train.torch.get_device()

@@ -8,7 +8,7 @@ import itertools
 import optuna
 import pytest
 
-from deshi.jobs.ladder import Plan, best_order, dominates, params_of, promising, suggest
+from deshi.jobs.ladder import Plan, best_order, dominates, most_left, params_of, promising, suggest
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.orders import named
 
@@ -109,6 +109,14 @@ def test_dominance_agrees_with_optuna():
     lines = [{"quality": q, "latency_ms": t, "size_mb": s} for q, t, s in values]
     mine = {v for v, line in zip(values, lines, strict=True) if not any(dominates(other, line) for other in lines)}
     assert mine == best
+
+
+def test_the_time_left_is_that_of_rung_0_and_then_of_the_minutes():
+    lines = climb([])
+    assert most_left(PLAN, []) == PLAN.minutes * 60
+    assert most_left(PLAN, lines[:6]) == 10 * 10.0 + PLAN.minutes * 60
+    assert most_left(PLAN, lines[:18]) == PLAN.minutes * 60 - 20.0
+    assert most_left(PLAN, lines) == 0.0
 
 
 def test_a_shape_that_could_not_be_made_is_not_trained():
