@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deshi.jobs import finalist as finalists
+from deshi.jobs import finalist as building
 from deshi.jobs.evidence import decide, measure
 from deshi.jobs.evidence.endpoint import Felt, felt
 from deshi.jobs.evidence.schema import LeftOut
@@ -41,10 +41,14 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The winner, the teacher beside it, and whether every KPI holds on validation."""
+    """The winner, the teacher beside it, and whether every KPI holds on validation.
+
+    `distilled` is the best distilled student where the winner is none: what distillation would have given.
+    """
 
     winner: Contender
     teacher: Contender
+    distilled: Contender | None
     yardstick_key: str
     feasible: bool
     violations: dict[str, float]
@@ -60,12 +64,18 @@ def choose(lesson: Lesson, bench: Bench, plan: Plan, lines: Sequence[Line], *, m
     if not good:
         reason = lines[0]["error"] if lines else "none was run"
         raise ValueError(f"none of {len(lines)} trials succeeded ({reason}); mend that and run the recipe again")
-    contenders = []
-    for line in shortlist(lesson, bench, good, most=most):
+
+    def measured(line: Line) -> Contender:
         candidate = Candidate(**line["candidate"])
         said.note(f"finalist: {describe(candidate)}")
         model = Output(key=line["model"], storage=lesson.storage)
-        contenders.append(contender(line["id"], candidate, lesson, bench, model, measured=True))
+        return contender(line["id"], candidate, lesson, bench, model, measured=True)
+
+    finalists = shortlist(lesson, bench, good, most=most)
+    trained = [line for line in good if line["rung"] == 1]
+    if trained and not any(line["rung"] == 1 for line in finalists):  # one place is the best distilled student's
+        finalists[1:] = [*finalists[1:-1], *shortlist(lesson, bench, trained, most=1)]
+    contenders = [measured(line) for line in finalists]
     teacher = teacher_contender(lesson, bench, plan)
     told = [_for_choice(lesson, each, teacher) for each in contenders]
     business = lesson.recipe.business
@@ -77,9 +87,11 @@ def choose(lesson: Lesson, bench: Bench, plan: Plan, lines: Sequence[Line], *, m
         requests_per_month=business.requests_per_month,
     )
     winner = next(each for each in contenders if each.id == choice.finalist.digest)
+    distilled = next((each for each in contenders if each.candidate.steps), None)
     return Chosen(
         winner=winner,
         teacher=teacher,
+        distilled=None if distilled is None or winner.candidate.steps else replace(distilled, id="distilled"),
         yardstick_key=bench.yardstick_key,
         feasible=choice.feasible,
         violations=dict(choice.violations),
@@ -134,7 +146,7 @@ def contender(
     recipe, cores = lesson.recipe, os.cpu_count() or 1
     names = ("static-fp32",) if candidate.family == "static" else bench.builds[candidate.scheme]
     yardstick = Output(key=bench.yardstick_key, storage=lesson.storage)
-    made = finalists.finalist(id, lesson, model, names, yardstick, cores=cores)
+    made = building.finalist(id, lesson, model, names, yardstick, cores=cores)
     felt_at = {}
     for target in recipe.targets if measured else ():
         if target.threads <= cores:
@@ -287,7 +299,7 @@ def asked(lesson: Lesson, each: Contender, split: str) -> measure.Answers:
     """A contender's answers to a split, through the builds of the first target, with its temperature."""
     serving = each.finalist.serving
     target = serving.targets[lesson.recipe.targets[0].name]
-    threads = finalists.local_threads(lesson.recipe.targets[0], os.cpu_count() or 1)
+    threads = building.local_threads(lesson.recipe.targets[0], os.cpu_count() or 1)
     model = measure.classifier(each.finalist.folder.path, lesson, target.builds, threads=threads)
     return measure.answers(model, lesson.splits.table(split), lesson.splits.labels, temperature=serving.temperature)
 

@@ -24,12 +24,18 @@ WORST = {"quality": 0.0, "latency_ms": 1e6, "size_mb": 1e6}
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the ladder climbs. `depth`: layers of what students start from; `teacher_depth`: layers of the teacher."""
+    """What the ladder climbs.
+
+    `max_drop` and `size_mb` are the KPIs (infinite where there is none); `depth` counts the layers of what students
+    start from, `teacher_depth` those of the teacher.
+    """
 
     trials: int
     minutes: float
     steps: int
     seed: int
+    max_drop: float
+    size_mb: float
     start: Start
     depth: int
     teacher_depth: int
@@ -90,7 +96,7 @@ def _draw_untrained(plan: Plan, bottom: Sequence[Line], taken: set[str]) -> Cand
     whole = Candidate(start=plan.start, order="quantize-only", layers=plan.depth, scheme=plan.schemes[0])
     fixed = [plan.first, Candidate(family="static", order="static", layers=0, scheme="fp32")]
     if plan.start == "teacher":
-        fixed.insert(1, whole)
+        fixed[1:1] = [whole, whole.model_copy(update={"order": "prune-quantize", "ffn": 0.5, "vocabulary": "seen"})]
     for candidate in fixed:
         if candidate.id not in taken:
             return candidate
@@ -157,21 +163,33 @@ def best_order(top: Sequence[Line], shape: Candidate, plan: Plan) -> Order:
 
 
 def promising(bottom: Sequence[Line], plan: Plan) -> list[Candidate]:
-    """Shapes worth training: the recipe's own first, then front by front of rung 0, the loneliest of a front first.
+    """Shapes worth training: the recipe's own first, then those that training may lift over the bar, nearest first.
 
-    That is NSGA-II's selection (Deb et al. 2002): non-dominated sorting, then crowding distance.
+    The bar is the best quality of rung 0 less `max_drop`. A shape above it holds without a lesson and comes last; one
+    that is too large stays so however long it is taught. Among equals, the front of quality, latency and size leads
+    (non-dominated sorting, Deb et al. 2002).
     """
-    lines = [line for line in bottom if line.get("error") is None and _trainable(Candidate(**line["candidate"]), plan)]
+    good = [line for line in bottom if line.get("error") is None]
+    bar = max((line["quality"] for line in good), default=0.0) - plan.max_drop
+    left = [
+        line for line in good if _trainable(Candidate(**line["candidate"]), plan) and line["size_mb"] <= plan.size_mb
+    ]
+    fronts: list[list[Line]] = []
+    while left:
+        fronts.append([line for line in left if not any(dominates(other, line) for other in left)])
+        left = [line for line in left if line not in fronts[-1]]
+    in_turn = sorted(
+        (line["quality"] >= bar, number, -line["quality"], line["id"], line["candidate"])
+        for number, front in enumerate(fronts)
+        for line in front
+    )
     failed = {line["id"] for line in bottom if line.get("error") is not None}
     ranked = [plan.first] if _trainable(plan.first, plan) and plan.first.id not in failed else []
-    while lines:
-        front = [line for line in lines if not any(dominates(other, line) for other in lines)]
-        crowding = _crowding(front)
-        front.sort(key=lambda line: (-crowding[line["id"]], line["id"]))
-        ranked += [Candidate(**line["candidate"]) for line in front]
-        lines = [line for line in lines if line not in front]
-    unique = {candidate.shape: candidate for candidate in reversed(ranked)}
-    return sorted(unique.values(), key=lambda candidate: [shape.shape for shape in ranked].index(candidate.shape))
+    ranked += [Candidate(**candidate) for *_, candidate in in_turn]
+    unique: dict[tuple[Any, ...], Candidate] = {}
+    for candidate in ranked:
+        unique.setdefault(candidate.shape, candidate)
+    return list(unique.values())
 
 
 def _trainable(candidate: Candidate, plan: Plan) -> bool:
@@ -185,17 +203,6 @@ def dominates(one: Line, other: Line) -> bool:
     """Whether `one` is at least as good in quality, latency and size, and better in one of them."""
     pairs = [(one[name], other[name]) for name in ("latency_ms", "size_mb")] + [(-one["quality"], -other["quality"])]
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-
-def _crowding(front: Sequence[Line]) -> dict[str, float]:
-    distance = {line["id"]: 0.0 for line in front}
-    for name in WORST:
-        ordered = sorted(front, key=lambda line: (line[name], line["id"]))
-        span = ordered[-1][name] - ordered[0][name] or 1.0
-        distance[ordered[0]["id"]] = distance[ordered[-1]["id"]] = float("inf")
-        for before, line, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
-            distance[line["id"]] += (after[name] - before[name]) / span
-    return distance
 
 
 def _spent(lines: Sequence[Line]) -> float:

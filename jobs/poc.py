@@ -6,6 +6,7 @@ The test split is opened once, in `compare.evidence`, after the winner is chosen
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from deshi.jobs.stages.candidate import Candidate, Start
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.stages.orders import named
 from deshi.jobs.storage import Output, Storage, digest_of
+from deshi.serve.serving import SHAPE_CLASSES
 
 UNTIL = ("data", "teach", "answers", "search")
 FINALISTS = 2
@@ -115,7 +117,9 @@ def _bench(lesson: Lesson) -> trial.Bench:
     teacher = Output(key=lesson.teacher_key, storage=lesson.storage)
     yardstick = builds.export(lesson, teacher, sorted({*names, measure.YARDSTICK}))
     threads = finalists.local_threads(lesson.recipe.targets[0], os.cpu_count() or 1)
-    rows = measure.latency(lesson, yardstick, yardstick, builds=names, threads=threads)
+    # Finalists are timed at every shape; here the slowest one would take half a minute to say what the others say.
+    shapes = {name: shape for name, shape in SHAPE_CLASSES.items() if name != "32x128"}
+    rows = measure.latency(lesson, yardstick, yardstick, builds=names, threads=threads, shapes=shapes)
     texts = lesson.splits.table("validation")["text"].to_pylist()
     lengths = [len(ids) for ids in tokenise(lesson.teacher, texts, max_length=lesson.recipe.data.max_length).ids]
     return trial.Bench(
@@ -138,6 +142,8 @@ def _plan(lesson: Lesson, bench: trial.Bench) -> Plan:
         minutes=recipe.search.minutes,
         steps=recipe.distill.steps,
         seed=recipe.seed,
+        max_drop=recipe.kpi.quality.max_drop,
+        size_mb=math.inf if recipe.kpi.size_mb is None else recipe.kpi.size_mb,
         start=start,
         depth=depth,
         teacher_depth=describe(lesson.teacher).layers,

@@ -102,17 +102,18 @@ def against_the_teacher(evidence: Evidence, storage: Storage, release: Path, man
                 f"{kept:.1%}",
             )
         )
-        figures.append(figure(f"speed over eager teacher, {row.id}", 1 / time.ratio_to_reference, "ratio"))
+        held = row.role in ("chosen", "distilled")
+        speedup, bar = 1 / time.ratio_to_reference, SPEED_BAR if held else None
+        figures.append(figure(f"speed over eager teacher, {row.id}", speedup, "ratio", bar=bar))
+        if held:
+            figures.append(figure(f"score kept, {row.id}", kept, "share", bar=ACCURACY_BAR))
     rows.append(("teacher, eager PyTorch", f"{speed[EAGER].median_ms:.2f}", "1.0x", "", f"{teacher:.3f}", "100.0%"))
     show(
         f"One text of 16 tokens, {threads} threads, interleaved",
         ("model", "ms", "speed", "interval", evidence.score_name, "of the teacher"),
         rows,
     )
-    won = speed["chosen"]
-    figures[0] = figure("speed over eager teacher, chosen", 1 / won.ratio_to_reference, "ratio", bar=SPEED_BAR)
-    kept = _score(evidence.models[0]) / teacher
-    return [*figures, figure("score kept, chosen", kept, "share", bar=ACCURACY_BAR)]
+    return figures
 
 
 def engines(evidence: Evidence, storage: Storage, manifest: Manifest) -> list[Figure]:

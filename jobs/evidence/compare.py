@@ -19,7 +19,7 @@ from deshi.jobs.data.tokens import truncated_share
 from deshi.jobs.evidence import decide, story
 from deshi.jobs.evidence.measure import Answers
 from deshi.jobs.evidence.operations import target_row
-from deshi.jobs.evidence.schema import Evidence, Figure, ModelRow, Quality, SliceRow
+from deshi.jobs.evidence.schema import Evidence, Figure, ModelRow, Quality, Role, SliceRow
 from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.ladder import Line, Plan
 from deshi.jobs.session import Machine, commit, describe_machine
@@ -55,7 +55,8 @@ def evidence(
 ) -> Evidence:
     """Opens the test split for all models together and speaks the verdict."""
     recipe, splits = lesson.recipe, lesson.splits
-    contenders = [chosen.winner, chosen.teacher, *controls.made]
+    beside = [] if chosen.distilled is None else [chosen.distilled]
+    contenders = [chosen.winner, chosen.teacher, *beside, *controls.made]
     test = {each.id: choose.asked(lesson, each, "test") for each in contenders}
     rows = [
         model_row(lesson, each, test[each.id], test[chosen.teacher.id], chosen=each is chosen.winner)
@@ -93,9 +94,12 @@ def model_row(lesson: Lesson, each: Contender, told: Answers, taught: Answers, *
     """One model's row: quality against the teacher, operations by target."""
     facts = describe(each.finalist.model.path / "model")
     is_teacher = each.id == "teacher"
+    role: Role = (
+        "chosen" if chosen else "teacher" if is_teacher else "distilled" if each.id == "distilled" else "control"
+    )
     return ModelRow(
         id="chosen" if chosen else each.id,
-        role="chosen" if chosen else "teacher" if is_teacher else "control",
+        role=role,
         digest=each.finalist.folder.digest,
         chain=each.candidate.chain,
         parameters=facts.parameters,

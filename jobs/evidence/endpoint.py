@@ -92,7 +92,7 @@ def felt(
         quiet_p95 = float(np.quantile([sample.latency_ms for sample in good], 0.95))
         limit = max(limit_ms - target.rtt_ms, 1.0) if limit_ms else 10 * quiet_p95
         rps, steps = find_throughput_within(
-            url, texts, limit_ms_p95=limit, start_rps=250 / engine_ms, seconds=2, bisections=3, seed=seed
+            url, texts, limit_ms_p95=limit, start_rps=250 / engine_ms, seconds=2, bisections=2, seed=seed
         )
     beyond = [step.rps for step in steps if not step.within and step.rps > rps]
     network = target.rtt_ms

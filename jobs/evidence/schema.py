@@ -13,6 +13,7 @@ from pydantic import Field
 from deshi.serve.kpi import Frozen
 
 Basis = Literal["measured", "projected", "computed", "not measured"]
+Role = Literal["chosen", "teacher", "distilled", "control"]
 KpiVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "NO TARGET"]
 Decision = Literal["ACCEPT", "REJECT", "INCONCLUSIVE"]
 
@@ -87,9 +88,10 @@ class ModelRow(Frozen):
     """The chosen student, the teacher, or a control: they stand in the same table."""
 
     id: str = Field(
-        description="chosen | teacher | quantize-only | undistilled-pretrained | undistilled-teacher | static"
+        description="chosen | teacher | distilled (the best distilled student, where another model was chosen) | "
+        "quantize-only | undistilled-pretrained | undistilled-teacher | static"
     )
-    role: Literal["chosen", "teacher", "control"]
+    role: Role
     digest: str
     chain: tuple[str, ...] = ()
     parameters: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import optuna
 import pytest
@@ -17,6 +18,8 @@ PLAN = Plan(
     minutes=10,
     steps=200,
     seed=0,
+    max_drop=0.05,
+    size_mb=math.inf,
     start="teacher",
     depth=6,
     teacher_depth=6,
@@ -57,10 +60,11 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been_killed(cut):
 
 
 def test_the_recipes_own_student_the_whole_teacher_and_a_static_student_come_first():
-    first = [Candidate(**line["candidate"]) for line in climb([])[:3]]
+    first = [Candidate(**line["candidate"]) for line in climb([])[:4]]
     assert first[0] == PLAN.first
     assert (first[1].order, first[1].layers, first[1].steps) == ("quantize-only", 6, 0)
-    assert first[2].family == "static"
+    assert (first[2].order, first[2].layers, first[2].ffn, first[2].vocabulary) == ("prune-quantize", 6, 0.5, "seen")
+    assert first[3].family == "static"
 
 
 def test_rung_one_compares_the_orders_on_one_shape_and_then_takes_the_best():
@@ -136,6 +140,20 @@ def test_promising_shapes_are_smaller_than_the_teacher_and_the_recipes_own_leads
     assert shapes[0].shape == PLAN.first.shape
     assert all(shape.layers < 6 or shape.is_pruned for shape in shapes)
     assert len({shape.shape for shape in shapes}) == len(shapes)
+
+
+def test_training_goes_to_what_misses_the_bar_by_least_and_is_small_enough():
+    def at(layers: int, ffn: float, quality: float, size_mb: float) -> dict:
+        candidate = Candidate(layers=layers, ffn=ffn)
+        line = {**finished(candidate), "quality": quality, "latency_ms": layers * ffn, "size_mb": size_mb}
+        return line
+
+    whole = {**finished(Candidate(order="quantize-only", layers=6)), "quality": 0.9}
+    holds, near, far = at(6, 0.5, 0.88, 12.0), at(4, 0.5, 0.8, 9.0), at(2, 0.5, 0.4, 5.0)
+    large, worse = at(5, 0.75, 0.84, 41.0), at(5, 0.5, 0.79, 11.0)
+    plan = dataclasses.replace(PLAN, size_mb=40.0)
+    shapes = promising([whole, worse, far, holds, near, large], plan)
+    assert [(shape.layers, shape.ffn) for shape in shapes[1:]] == [(4, 0.5), (2, 0.5), (5, 0.5), (6, 0.5)]
 
 
 def test_best_order_is_the_one_of_highest_quality():

@@ -71,7 +71,7 @@ def test_named():
         "quantize-only",
         "distil-quantize",
     ]
-    with pytest.raises(ValueError, match=r"'distill-first', which is no stage order; use distil-prune-quantize, "):
+    with pytest.raises(ValueError, match=r"'distill-first', which is no stage order; use prune-distil-quantize, "):
         named(("distill-first",))
 
 
