@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scipy.stats import norm
+
 from deshi.jobs import finalist as building
 from deshi.jobs.evidence import decide, measure
 from deshi.jobs.evidence.endpoint import Felt, felt
@@ -312,9 +314,10 @@ def teacher_score(lesson: Lesson, yardstick: Output, bench: Bench) -> float:
 
 
 def _noise(lesson: Lesson, line: Line) -> float:
-    """Half width of the drop's interval when only the score is known: one error in ten differs by chance."""
+    """Half width of the drop's interval when only the score is known: at most, each disagreement moves it by one row."""
     n = max(lesson.splits.table("validation").num_rows, 1)
-    return 1.645 * math.sqrt(max(1 - line["agreement"], 0.01) / n)
+    z = float(norm.ppf((1 + lesson.recipe.kpi.quality.confidence) / 2))
+    return z * math.sqrt(max(1 - line["agreement"], 0.01) / n)
 
 
 def _exactly(value: float) -> Interval:

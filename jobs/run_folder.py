@@ -178,10 +178,9 @@ def _verify_sources(storage: Storage, manifest: Manifest, evidence: Path) -> str
         for name, fingerprint in Splits.read(storage.fetch(splits)).fingerprints.items():
             if told.get(name) != fingerprint:
                 raise ValueError(f"the {name} rows of {splits} are not those of {evidence}; run the recipe again")
+    said = f"{len(there)} of {len(keys)} outputs that it was made from are unchanged"
     gone = [key for key in keys if key not in there]
-    return f"{len(there)} outputs that it was made from too" + (
-        f", not there any more: {', '.join(gone)}" if gone else ""
-    )
+    return said + (f", not there any more: {', '.join(gone)}" if gone else "")
 
 
 def _storage_of(run: str) -> Storage:

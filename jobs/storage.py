@@ -75,7 +75,13 @@ CODE: dict[str, tuple[str, ...]] = {
     "served": ("exporters/*.py", "stages/builds.py"),
     "latency": ("exporters/*.py", "evidence/latency.py", "../serve/engines/*.py"),
     "finalist": ("finalist.py", "../serve/classifier.py"),
-    "felt": ("evidence/endpoint.py", "evidence/load.py", "../serve/*.py"),
+    "felt": (
+        "evidence/endpoint.py",
+        "evidence/load.py",
+        "evidence/throughput.py",
+        "evidence/memory.py",
+        "../serve/*.py",
+    ),
 }
 
 

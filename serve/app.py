@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from deshi.serve import release as releases
 from deshi.serve import service
 from deshi.serve.batching import BoundedQueue, Part, Run, joined
-from deshi.serve.ingress import MAX_ROWS, ingress
+from deshi.serve.contract import MAX_ROWS
+from deshi.serve.ingress import ingress
 
 if TYPE_CHECKING:
     from ray import serve

@@ -1,4 +1,4 @@
-"""The command line that both ways to serve have: a release, a target, a port."""
+"""The command line that both ways to serve have: a release, a target, a port; and what to type once it runs."""
 
 from __future__ import annotations
 
@@ -19,3 +19,21 @@ def run(serve: Callable[..., None], *, prog: str, description: str, arguments: S
         serve(a.release, target=a.target, port=a.port, despite_verdict=a.despite_verdict)
     except ValueError as error:
         parser.exit(2, f"{error}\n")
+
+
+def curl(host: str, port: int) -> str:
+    """What to type."""
+    return (
+        f"curl -s http://{host}:{port}/classify -H 'content-type: application/json' "
+        """-d '{"input": "Who wrote Hamlet?"}'"""
+    )
+
+
+def refuse_open_host(host: str) -> None:
+    """No key is asked for yet, so nobody but this machine may ask.
+
+    Raises:
+        ValueError: if `host` is not the loopback interface.
+    """
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        raise ValueError(f"host {host!r} would open the endpoint to others without a key; use 127.0.0.1")

@@ -14,7 +14,8 @@ import uvicorn
 
 from deshi.serve import command, service
 from deshi.serve.batching import BoundedQueue, Gatherer
-from deshi.serve.ingress import WithRequestId, curl, ingress, refuse_open_host
+from deshi.serve.command import curl, refuse_open_host
+from deshi.serve.ingress import WithRequestId, ingress
 
 
 def serve_in_process(

@@ -28,7 +28,7 @@ from typing import Any
 from deshi.serve import command
 from deshi.serve import release as releases
 from deshi.serve.app import Args, build
-from deshi.serve.ingress import curl, refuse_open_host
+from deshi.serve.command import curl, refuse_open_host
 
 HEALTHY_WITHIN_S = 60
 

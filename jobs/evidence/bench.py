@@ -8,10 +8,12 @@ outside its steps. The last line is one JSON object `{"figures": [...]}`, missed
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from transformers.utils.logging import disable_progress_bar
 
 from deshi.jobs.data.split import Splits
 from deshi.jobs.evidence.endpoint import Rate, closed_loop_rate
@@ -42,6 +45,9 @@ PLAIN = "plain int8"
 
 def main(run: str) -> None:
     """Prints the tables and the figures of a finished run."""
+    warnings.simplefilter("ignore")  # the exporters' remarks on their own tracing
+    logging.disable(logging.WARNING)
+    disable_progress_bar()
     folder = Path(run)
     evidence = Evidence.model_validate_json((folder / "evidence.json").read_text(encoding="utf-8"))
     storage = Storage(str(folder.parent))
@@ -50,7 +56,7 @@ def main(run: str) -> None:
     figures = [
         *against_the_teacher(evidence, storage, release, manifest),
         *engines(evidence, storage, manifest),
-        *endpoint(release, texts(storage, manifest, "validation")),
+        *endpoint(storage.fetch(manifest.lineage["served"]), texts(storage, manifest, "validation")),
         *overhead(storage, manifest),
     ]
     print(json.dumps({"figures": figures}, ensure_ascii=False))
@@ -200,14 +206,14 @@ def _plain_int8(scratch: Path, *, threads: int) -> Engine:
     return engine("onnxruntime").open(folder, threads=threads)
 
 
-def endpoint(release: Path, texts: Sequence[str]) -> list[Figure]:
+def endpoint(served: Path, texts: Sequence[str]) -> list[Figure]:
     """64 clients, closed loop: our endpoint and a plain Serve app with the same engine, in turn, three times each."""
     ours: list[Rate] = []
     plain: list[Rate] = []
-    target = next(iter(Serving.read(release).targets))
+    target = next(iter(Serving.read(served).targets))
     for turn in range(3):
         for module, rates in (("deshi.serve.run", ours), ("deshi.jobs.evidence.plain_serve", plain)):
-            rates.append(closed_loop_rate(release, target, texts, module=module, clients=64, seconds=8, seed=turn))
+            rates.append(closed_loop_rate(served, target, texts, module=module, clients=64, seconds=8, seed=turn))
     rps = [mine.rps / other.rps for mine, other in zip(ours, plain, strict=True)]
     p99 = [mine.p99_ms / other.p99_ms for mine, other in zip(ours, plain, strict=True)]
     show(

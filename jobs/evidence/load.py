@@ -1,4 +1,4 @@
-"""The load generator: open loop at a rate, closed loop with so many clients, memory of a server.
+"""The load generator: open loop at a rate, closed loop with so many clients.
 
 Open loop: the arrivals are drawn beforehand (Poisson, or evenly spaced) and a request is sent when it is due,
 whether or not earlier ones have been answered. Its latency counts from the moment it was DUE, so a server that
@@ -23,16 +23,12 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
-
-import psutil
 
 Arrivals = Literal["poisson", "uniform"]
 _TIMING = re.compile(rb"(\w+);dur=([0-9.]+)")
@@ -49,16 +45,6 @@ class Sample:
     engine_ms: float | None
     http_ms: float | None
     status: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rate:
-    """One step of `find_throughput_within`."""
-
-    rps: float
-    p95_ms: float
-    failed: int
-    within: bool
 
 
 class Connection(asyncio.Protocol):
@@ -253,98 +239,6 @@ def in_own_process(loop: Literal["open", "closed"], url: str, texts: Sequence[st
     if done.returncode:
         raise RuntimeError(f"the load generator failed: {done.stderr.strip().splitlines()[-1]}")
     return [Sample(**row) for row in json.loads(done.stdout)]
-
-
-def find_throughput_within(
-    url: str,
-    texts: Sequence[str],
-    *,
-    limit_ms_p95: float,
-    start_rps: float = 20,
-    seconds: float = 3,
-    bisections: int = 4,
-    seed: int = 0,
-) -> tuple[float, list[Rate]]:
-    """The highest open-loop rate with p95 within the limit and no request failed, and every step tried.
-
-    Doubles from `start_rps` until a step misses, then bisects; 0.0 if a sixteenth of `start_rps` is too much.
-    """
-    steps: list[Rate] = []
-
-    def holds(rps: float) -> bool:
-        samples = in_own_process("open", url, texts, rps=rps, seconds=max(seconds, 20 / rps), seed=seed + len(steps))
-        failed = sum(sample.status != 200 for sample in samples)
-        p95 = percentile([sample.latency_ms for sample in samples], 0.95) if samples else float("inf")
-        steps.append(Rate(rps=rps, p95_ms=p95, failed=failed, within=not failed and p95 <= limit_ms_p95))
-        return steps[-1].within
-
-    low, high = 0.0, start_rps
-    while holds(high):
-        low, high = high, 2 * high
-    while low == 0.0 and high > start_rps / 16:
-        high /= 2
-        if holds(high):
-            low, high = high, 2 * high
-    if low == 0.0:
-        return 0.0, steps
-    for _ in range(bisections):
-        middle = (low + high) / 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low, steps
-
-
-@dataclass(kw_only=True)
-class Memory:
-    """The highest sum over a process tree so far, in MB (10^6 bytes), and what was summed."""
-
-    peak_mb: float = 0.0
-    basis: str = "PSS"
-
-
-@contextmanager
-def process_tree_peak(pid: int, *, every_s: float = 0.05) -> Iterator[Memory]:
-    """Samples the memory of a process and its descendants while the block runs.
-
-    On Linux the sum of the proportional set sizes, which counts a shared page once over all who share it. Where
-    the system does not tell it: the sum of the resident set sizes, which counts a shared page once per process
-    (too high). A peak between two samples is missed; let the block hold loading and warm-up too. Reading takes at
-    most a twentieth of one core, so that the server under load keeps its own.
-    """
-    memory = Memory()
-    stop = threading.Event()
-
-    def watch() -> None:
-        while True:
-            began = time.perf_counter()
-            memory.peak_mb = max(memory.peak_mb, _tree_mb(pid, memory))
-            if stop.wait(max(every_s, 20 * (time.perf_counter() - began))):
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield memory
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _tree_mb(pid: int, memory: Memory) -> float:
-    total = 0
-    try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0.0
-    for process in processes:
-        try:
-            total += process.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue
-        except (psutil.AccessDenied, AttributeError):
-            memory.basis = "RSS"
-            total += process.memory_info().rss
-    return total / 1e6
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

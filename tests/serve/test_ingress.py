@@ -12,7 +12,9 @@ from starlette.testclient import TestClient
 
 from deshi.serve import service
 from deshi.serve.batching import BoundedQueue, Full, Gatherer
-from deshi.serve.ingress import MAX_ROWS, WithRequestId, ingress, refuse_open_host
+from deshi.serve.command import refuse_open_host
+from deshi.serve.contract import MAX_ROWS
+from deshi.serve.ingress import WithRequestId, ingress
 
 
 @pytest.fixture(scope="module")

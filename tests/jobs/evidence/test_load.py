@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from deshi.jobs.evidence.load import (
-    closed_loop,
-    find_throughput_within,
-    in_own_process,
-    open_loop,
-    percentile,
-    process_tree_peak,
-)
+from deshi.jobs.evidence.load import closed_loop, in_own_process, open_loop, percentile
+from deshi.jobs.evidence.throughput import find_throughput_within
 
 
 class Server:
@@ -190,13 +182,3 @@ def test_percentile_is_numpys_inverted_cdf():
         assert percentile(values, share) == np.percentile(values, 100 * share, method="inverted_cdf")
     with pytest.raises(ValueError, match="no values"):
         percentile([], 0.5)
-
-
-def test_memory_of_a_tree_is_seen_at_its_peak():
-    """A parent holds 60 MB, a child 60 MB for a moment; both are gone at the end."""
-    child = "import time; held = bytearray(60_000_000); held[::4096] = b'1' * len(held[::4096]); time.sleep(0.6)"
-    parent = f"{child}; import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    process = subprocess.Popen([sys.executable, "-c", parent])
-    with process_tree_peak(process.pid) as memory:
-        process.wait()
-    assert 120 < memory.peak_mb < 170
