@@ -314,7 +314,7 @@ def teacher_score(lesson: Lesson, yardstick: Output, bench: Bench) -> float:
 
 
 def _noise(lesson: Lesson, line: Line) -> float:
-    """Half width of the drop's interval when only the score is known: at most, each disagreement moves it by one row."""
+    """Half width of the drop's interval when only the score is known: each disagreement moves it by one row at most."""
     n = max(lesson.splits.table("validation").num_rows, 1)
     z = float(norm.ppf((1 + lesson.recipe.kpi.quality.confidence) / 2))
     return z * math.sqrt(max(1 - line["agreement"], 0.01) / n)

@@ -25,8 +25,8 @@ def process_tree_peak(pid: int, *, every_s: float = 0.05) -> Iterator[Memory]:
 
     On Linux the sum of the proportional set sizes, which counts a shared page once over all who share it. Where
     the system does not tell it: the sum of the resident set sizes, which counts a shared page once per process
-    (too high). A peak between two samples is missed; let the block hold loading and warm-up too. Reading takes at
-    most a twentieth of one core, so that the server under load keeps its own.
+    (too high). A peak between two samples is missed; let the block hold loading and warm-up too. It reads for at most a
+    twentieth of the time, or twice a second, so that the server under load keeps its cores.
     """
     memory = Memory()
     stop = threading.Event()
@@ -35,7 +35,7 @@ def process_tree_peak(pid: int, *, every_s: float = 0.05) -> Iterator[Memory]:
         while True:
             began = time.perf_counter()
             memory.peak_mb = max(memory.peak_mb, _tree_mb(pid, memory))
-            if stop.wait(max(every_s, 20 * (time.perf_counter() - began))):
+            if stop.wait(max(every_s, min(0.5, 20 * (time.perf_counter() - began)))):
                 return
 
     thread = threading.Thread(target=watch, daemon=True)
