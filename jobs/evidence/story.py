@@ -66,7 +66,7 @@ def waterfall(lesson: Lesson, machine: Machine, bench: Bench, chosen: Chosen) ->
     if made[0][1].key != lesson.teacher_key:
         made.insert(0, ("teacher", Output(key=lesson.teacher_key, storage=lesson.storage)))
     for stage, model in made:
-        is_last = stage == "quantize" or candidate.family == "static"
+        is_last = stage in ("quantize", "static")
         build = measure.YARDSTICK
         if is_last:
             build = next(iter(chosen.winner.finalist.serving.targets.values())).builds["1x16"]
