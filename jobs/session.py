@@ -81,6 +81,9 @@ def connect() -> Machine:
         _private_token()
     _quiet()
     resources = ray.cluster_resources()
+    if not resources.get("GPU"):
+        # transformers asks DeepSpeed, which would look for an accelerator and warn on standard output.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Machine(
         cpus=max(1, int(resources.get("CPU", 1)) - 1),  # one is left for the trials' drivers
