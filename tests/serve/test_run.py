@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from ray.serve import Application
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
+from deshi.jobs.evidence.endpoint import running
 from deshi.jobs.evidence.load import in_own_process
 from deshi.serve import release
 from deshi.serve.app import Args, build
@@ -69,6 +71,17 @@ def test_64_clients_are_all_answered(server):
         "closed", server[2] + "/classify", ["who is it", "where", "when"], clients=64, seconds=2, warmup=0.5, seed=0
     )
     assert len(samples) > 128 and {sample.status for sample in samples} == {200}
+
+
+def test_a_second_service_answers_for_itself(server, tiny, tmp_path):
+    """From its first healthy moment on, though both run behind HAProxy on one machine."""
+    shutil.copytree(tiny, tmp_path / "other")
+    serving = json.loads((tmp_path / "other" / "serving.json").read_text())
+    (tmp_path / "other" / "serving.json").write_text(json.dumps(serving | {"name": "other"}))
+    with running(tmp_path / "other", "onprem", module="deshi.serve.run") as (url, _):
+        for _ in range(20):
+            assert ask(url, {"input": "who"})[1]["model"] == "other"
+            assert ask(server[2] + "/classify", {"input": "who"})[1]["model"] == serving["name"]
 
 
 def test_a_full_queue_is_a_503_with_retry_after(server):
