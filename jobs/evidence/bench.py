@@ -131,7 +131,12 @@ def engines(evidence: Evidence, storage: Storage, manifest: Manifest) -> list[Fi
     names = exporters.exportable(static=(model / "model" / "head.safetensors").is_file())
     try:
         opened = _all_builds(
-            model, scratch, names, calibration=texts(storage, manifest, "calibration"), threads=_threads(chosen)
+            model,
+            scratch,
+            names,
+            calibration=texts(storage, manifest, "calibration"),
+            max_length=evidence.recipe["data"]["max_length"],
+            threads=_threads(chosen),
         )
         opened |= {
             f"chosen {name}": engine
@@ -184,11 +189,11 @@ def _cells(timed: Sequence[LatencyRow], builds: Mapping[str, str], evidence: Evi
 
 
 def _all_builds(
-    model: Path, scratch: Path, names: Sequence[str], *, calibration: Sequence[str], threads: int
+    model: Path, scratch: Path, names: Sequence[str], *, calibration: Sequence[str], max_length: int, threads: int
 ) -> dict[str, Engine]:
     shutil.copytree(model / MODEL_FOLDER, scratch / MODEL_FOLDER, copy_function=link_or_copy)
     for name in names:
-        exporters.export(name, scratch, calibration=calibration)
+        exporters.export(name, scratch, calibration=calibration, max_length=max_length)
     opened = dict(open_builds(scratch, names, threads=threads))
     if "onnxruntime-w8a8" in names:
         opened[PLAIN] = _plain_int8(scratch, threads=threads)
