@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deshi.jobs import choose, preflight, search, session, trial
+from deshi.jobs import choose, controls, preflight, search, session, trial
 from deshi.jobs import finalist as finalists
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.data.tokens import tokenise
@@ -80,9 +80,9 @@ def run(path: Path, *, until: str | None = None, storage: str | None = None) -> 
         with said.stage("choose", "finalists on validation rows, as a user feels them"):
             chosen = choose.choose(lesson, bench, plan, lines, most=FINALISTS, said=said)
         with said.stage("controls", "the same budget without the teacher's answers"):
-            controls = choose.controls(lesson, machine, bench, plan, chosen, lines)
+            controlled = controls.controls(lesson, machine, bench, plan, chosen, lines)
         with said.stage("verdict", "the test split is opened, once, for all models together"):
-            evidence = compare.evidence(lesson, machine, bench, plan, chosen, controls, lines, seconds=said.seconds)
+            evidence = compare.evidence(lesson, machine, bench, plan, chosen, controlled, lines, seconds=said.seconds)
         released = folder.publish(evidence, lesson, chosen, lines)
         said.verdict(evidence, f"{recipe.storage}/{recipe.name}", str(released))
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from deshi.jobs import choose
-from deshi.jobs.choose import Chosen, Contender, Controls
+from deshi.jobs.choose import Chosen
+from deshi.jobs.contender import Contender, asked, drop_between
+from deshi.jobs.controls import Controls
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.data.tokens import truncated_share
 from deshi.jobs.evidence import decide, story
@@ -57,14 +58,14 @@ def evidence(
     recipe, splits = lesson.recipe, lesson.splits
     beside = [] if chosen.distilled is None else [chosen.distilled]
     contenders = [chosen.winner, chosen.teacher, *beside, *controls.made]
-    test = {each.id: choose.asked(lesson, each, "test") for each in contenders}
+    test = {each.id: asked(lesson, each, "test") for each in contenders}
     rows = [
         model_row(lesson, each, test[each.id], test[chosen.teacher.id], chosen=each is chosen.winner)
         for each in contenders
     ]
     won = rows[0]
     kpis = decide.kpi_rows(won, recipe.kpi, recipe.targets, currency=recipe.business.currency)
-    drop = choose.drop_between(lesson, test[chosen.winner.id], test[chosen.teacher.id]).drop
+    drop = drop_between(lesson, test[chosen.winner.id], test[chosen.teacher.id]).drop
     return Evidence(
         name=recipe.name,
         task=recipe.task,
@@ -126,7 +127,7 @@ def quality(lesson: Lesson, each: Contender, told: Answers, taught: Answers | No
     }
     if taught is None:
         return Quality(**common)
-    paired = choose.drop_between(lesson, told, taught)
+    paired = drop_between(lesson, told, taught)
     kl = statistics.mean_interval(
         statistics.kl_rows(taught.log_probs, told.log_probs), confidence=confidence, seed=seed
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from deshi.jobs.choose import Contender
+from deshi.jobs.contender import Contender
 from deshi.jobs.evidence import money
 from deshi.jobs.evidence.endpoint import Felt
 from deshi.jobs.evidence.schema import Basis, Figure, LatencyParts, TargetRow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deshi.jobs.choose import controlled_shape
+from deshi.jobs.controls import controlled_shape
 from deshi.jobs.ladder import Plan
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.orders import named
