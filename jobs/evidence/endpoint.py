@@ -52,7 +52,8 @@ def running(folder: Path, target: str, *, module: str) -> Iterator[tuple[str, Me
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", module, str(folder), "--target", target, "--port", str(port)]
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # A Ray of its own: not this run's cluster, nor the runtime environment of this run's job, which is not there.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "RAY_JOB_"))}
     with tempfile.TemporaryFile() as said:
         server = subprocess.Popen(command, stdout=said, stderr=said, env=env, start_new_session=True)
         try:
