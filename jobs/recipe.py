@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from deshi.jobs.data.conversations import LOSSES, Format, LossOn
 from deshi.serve.kpi import Kpi, Target
 
 Auto = Literal["auto"]
@@ -26,16 +27,26 @@ class Part(BaseModel):
 
 
 class Data(Part):
-    """Where the text is. A row with an empty label is unlabelled text."""
+    """Where the text is. Of a classifier's rows, one with an empty label is unlabelled text."""
 
     train: str
     test: str
     validation: str | None = None
-    text: str = "text"
-    label: str = "label"
+    text: str = Field("text", description="classify: the column of the text")
+    label: str = Field("label", description="classify: the column of the class")
     slices: tuple[str, ...] = ()
-    max_length: int = Field(256, ge=8, le=8192, description="tokens; the share of truncated rows is reported")
+    max_length: int = Field(256, ge=8, le=131_072, description="tokens; the share of truncated rows is reported")
     licence: str = Field("unknown", description="licence of the text, copied into the release")
+    format: Format = Field("messages", description="generate: what a row holds")
+    column: str | None = Field(None, description="generate: column of the text; two, comma between, for a pair")
+    loss_on: Auto | LossOn = Field("auto", description="generate: what is learned; auto: the answers, or all of a text")
+    packing: bool = Field(True, description="generate: several sequences in one row of max_length")
+    forget: str | None = Field(None, description="generate: text of another domain, to see what is forgotten")
+
+    @property
+    def learned(self) -> LossOn:
+        """What `loss_on` comes to."""
+        return LOSSES[self.format][0] if self.loss_on == "auto" else self.loss_on
 
 
 class Teacher(Part):
@@ -58,9 +69,12 @@ class Teacher(Part):
 
 
 class Student(Part):
-    """What the search starts from: a number of the teacher's layers, or another pretrained model."""
+    """What the search starts from: some of the teacher's layers, or another pretrained model; how wide, if told."""
 
     layers: int | None = Field(None, ge=1)
+    ffn: float | None = Field(None, gt=0, le=1, description="share of the feed-forward width")
+    kv_groups: int | None = Field(None, ge=1, description="generate: attention groups (key-value heads) kept")
+    hidden: int | None = Field(None, ge=1, description="generate: hidden width")
     model: str | None = None
 
 
@@ -83,7 +97,8 @@ class Distil(Part):
     temperature: float = Field(2.0, gt=0)
     loss: LossName = "forward_kl"
     alpha: float = Field(0.5, ge=0, le=1, description="mixture weight of skew KL and generalised JSD")
-    label_weight: float = Field(0.0, ge=0, description="weight of cross-entropy on the rows that have a label")
+    label_weight: float = Field(0.0, ge=0, description="classify: weight of cross-entropy on rows that have a label")
+    ce_weight: float = Field(0.0, ge=0, description="generate: weight of cross-entropy on the text itself")
     hidden_weight: float = Field(0.0, ge=0, description="weight of the hidden-state match")
     online_teacher: bool = Field(False, description="ask the teacher in the loop instead of its cached answers")
     workers: int = Field(2, ge=1)
@@ -156,7 +171,7 @@ class Recipe(Part):
     """One run of Deshi: what goes in, what it must reach, and where it will live."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    task: Literal["classify"] = "classify"
+    task: Literal["classify", "generate"] = "classify"
     storage: str = "runs"
     seed: int = Field(0, ge=0, lt=2**31)
     data: Data
@@ -177,6 +192,14 @@ class Recipe(Part):
         if twice is not None:
             raise ValueError(f"two targets are called {twice!r}; give each target its own name")
         return targets
+
+    @model_validator(mode="after")
+    def _keys_of_the_task(self) -> Self:
+        for where, part in (("data", self.data), ("student", self.student), ("distill", self.distill)):
+            _refuse_keys(self.task, where, part)
+        _refuse_keys(self.task, "kpi.quality", self.kpi.quality)
+        _refuse_keys(self.task, "kpi", self.kpi)
+        return self
 
     @model_validator(mode="after")
     def _latency_names_targets(self) -> Self:
@@ -212,7 +235,7 @@ class Recipe(Part):
 
     def at(self, folder: Path, *, storage: str | None = None) -> Recipe:
         """The same recipe with every relative path made absolute: files by `folder`, `--storage` by the caller's."""
-        data = {key: _absolute(folder, getattr(self.data, key)) for key in ("train", "test", "validation")}
+        data = {key: _absolute(folder, getattr(self.data, key)) for key in ("train", "test", "validation", "forget")}
         teacher = {"model": _model(folder, self.teacher.model), "train": _absolute(folder, self.teacher.train)}
         student = {"model": _model(folder, self.student.model)}
         distill: dict[str, Any] = {}
@@ -228,6 +251,30 @@ class Recipe(Part):
                 "distill": self.distill.model_copy(update=distill),
             }
         )
+
+
+OF_TASK: dict[str, dict[str, tuple[str, ...]]] = {
+    "classify": {
+        "data": ("text", "label"),
+        "distill": ("label_weight", "hidden_weight"),
+        "kpi.quality": ("max_drop", "score"),
+    },
+    "generate": {
+        "data": ("format", "column", "loss_on", "packing", "forget"),
+        "student": ("kv_groups", "hidden"),
+        "distill": ("ce_weight",),
+        "kpi.quality": ("kl_mean", "perplexity_ratio", "same_top"),
+        "kpi": ("latency_ms",),
+    },
+}
+
+
+def _refuse_keys(task: str, where: str, part: BaseModel) -> None:
+    """A key of another task would be read by nobody."""
+    for other, keys in OF_TASK.items():
+        mistaken = [key for key in keys.get(where, ()) if key in part.model_fields_set and other != task]
+        if mistaken:
+            raise ValueError(f"{where}.{mistaken[0]} belongs to task: {other}, and this is task: {task}; remove it")
 
 
 def _absolute(folder: Path, value: str | None) -> str | None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from deshi.serve import generate_service, service
 from deshi.serve import release as releases
-from deshi.serve import service
 from deshi.serve.batching import BoundedQueue, Part, Run, joined
 from deshi.serve.contract import MAX_ROWS
 from deshi.serve.ingress import ingress
@@ -92,6 +92,18 @@ class Classify:
         return ingress(queue.submit, self._opened.serving, self._opened.info)
 
 
+class Generate:
+    """The same for a language model: the engine forms its batches itself, over the target's slots."""
+
+    def __init__(self, args: Args) -> None:
+        self._opened = generate_service.opened(
+            Path(args.release), target=args.target, despite_verdict=args.despite_verdict
+        )
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self._opened.application()
+
+
 def build(args: Args) -> "serve.Application":
     """The application; refuses here, before anything is started, what may not be served."""
     import ray
@@ -104,7 +116,7 @@ def build(args: Args) -> "serve.Application":
     if ray.is_initialized():
         threads = min(threads, int(max(node["Resources"].get("CPU", 1) for node in ray.nodes())))
     deployment = serve.deployment(
-        name="classify",
+        name=serving.task,
         num_replicas=args.replicas,
         ray_actor_options={"num_cpus": threads},
         # The replica's own queue refuses first, with a reply that says so; Serve's limits are the second line.
@@ -114,4 +126,4 @@ def build(args: Args) -> "serve.Application":
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),  # a line costs as much as a parse
     )
     resolved = args.model_copy(update={"release": str(Path(args.release).resolve())})
-    return deployment(serve.ingress()(Classify)).bind(resolved)
+    return deployment(serve.ingress()(Generate if serving.task == "generate" else Classify)).bind(resolved)

@@ -11,11 +11,13 @@ import signal
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
-from deshi.serve import command, service
+from deshi.serve import command, generate_service, service
 from deshi.serve.batching import BoundedQueue, Gatherer
 from deshi.serve.command import curl, refuse_open_host
 from deshi.serve.ingress import WithRequestId, ingress
+from deshi.serve.serving import Serving
 
 
 def serve_in_process(
@@ -35,26 +37,44 @@ def serve_in_process(
         ValueError: if the release may not be served, or the host is not the loopback interface.
     """
     refuse_open_host(host)
-    opened = service.opened(folder, target=target, despite_verdict=despite_verdict)
+    writes = Serving.read(folder).task == "generate"
+    open_it = generate_service.opened if writes else service.opened
+    opened = open_it(folder, target=target, despite_verdict=despite_verdict)
     # uvicorn raises the signal again when it has stopped: either one ends the loop, neither is an error.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(opened, host, port, max_batch_size, batch_wait_timeout_s, max_queued))
+        if isinstance(opened, generate_service.GenerateService):
+            # Every token passes the event loop: uvloop's, where it is installed, takes half the time.
+            with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+                runner.run(_generate(opened, host, port))
+        else:
+            asyncio.run(_classify(opened, host, port, max_batch_size, batch_wait_timeout_s, max_queued))
 
 
-async def _serve(opened: service.Service, host: str, port: int, batch: int, wait_s: float, queued: int) -> None:
+async def _generate(opened: generate_service.GenerateService, host: str, port: int) -> None:
+    try:
+        await _serve(opened.application(), host, port, generate_service.curl(host, port))
+    finally:
+        opened.engine.close()
+
+
+async def _classify(opened: service.Service, host: str, port: int, batch: int, wait_s: float, queued: int) -> None:
     gatherer = Gatherer(opened.run, max_batch_size=batch, wait_s=wait_s)
     queue = BoundedQueue(gatherer.part, max_batch_size=batch, max_queued=queued)
-    app = WithRequestId(ingress(queue.submit, opened.serving, opened.info))
+    await _serve(ingress(queue.submit, opened.serving, opened.info), host, port, curl(host, port))
+    gatherer.close()
+
+
+async def _serve(application: FastAPI, host: str, port: int, typed: str) -> None:
+    app = WithRequestId(application)
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, timeout_keep_alive=75)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
     if server.started:
-        print(curl(host, port), flush=True)
+        print(typed, flush=True)
     await serving
-    gatherer.close()
 
 
 if __name__ == "__main__":

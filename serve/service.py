@@ -33,18 +33,7 @@ def opened(folder: Path, *, target: str | None, despite_verdict: bool = False) -
         ValueError: if a file differs, the verdict forbids it, or the target is not in the release.
     """
     serving, manifest = release.opened(folder, despite_verdict=despite_verdict)
-    served = serving.target(target)
-    name = next(name for name, value in serving.targets.items() if value is served)
-    created = int(time.time())
-    if manifest is not None:
-        created = calendar.timegm(time.strptime(manifest.created[:19], "%Y-%m-%dT%H:%M:%S"))
-    info = Info(
-        created=created,
-        target=name,
-        builds=served.build_ids,
-        digest=release.digest(folder) if manifest else "",
-        decision=manifest.decision if manifest else "",
-    )
+    info = info_of(folder, serving, target, manifest)
     classifier = Classifier.load(folder, target)
 
     encoder = classifier.encoder
@@ -63,3 +52,22 @@ def opened(folder: Path, *, target: str | None, despite_verdict: bool = False) -
     gc.collect()
     gc.freeze()
     return Service(serving=serving, info=info, run=run)
+
+
+def info_of(folder: Path, serving: Serving, target: str | None, manifest: release.Manifest | None) -> Info:
+    """What a service says about itself, whatever its task.
+
+    Raises:
+        ValueError: if the target is not in the release.
+    """
+    served = serving.target(target)
+    created = int(time.time())
+    if manifest is not None:
+        created = calendar.timegm(time.strptime(manifest.created[:19], "%Y-%m-%dT%H:%M:%S"))
+    return Info(
+        created=created,
+        target=next(name for name, value in serving.targets.items() if value is served),
+        builds=served.build_ids,
+        digest=release.digest(folder) if manifest else "",
+        decision=manifest.decision if manifest else "",
+    )

@@ -11,9 +11,9 @@ A candidate and a release have the same layout, so that what is measured is what
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deshi.serve.kpi import Frozen
 
@@ -29,6 +29,8 @@ SHAPE_CLASSES: dict[str, tuple[int, int]] = {
     "32x128": (32, 128),
 }
 
+ANY_SHAPE = "all"  # the one class of a language model, whose engine forms its batches itself
+
 
 def shape_class(rows: int, tokens: int) -> str:
     """The class of a batch of `rows` texts padded to `tokens`; the borders are the geometric middles (6, 45)."""
@@ -40,6 +42,7 @@ class ServedTarget(Frozen):
 
     threads: int = Field(ge=1)
     builds: dict[str, str] = Field(description="shape class -> `<engine>-<scheme>`, a folder under engines/")
+    slots: int = Field(1, ge=1, description="requests a language model answers at once, each with a whole context")
 
     @property
     def build_ids(self) -> tuple[str, ...]:
@@ -51,12 +54,24 @@ class Serving(Frozen):
     """What the ingress answers with."""
 
     schema_version: Literal[1] = 1
-    task: Literal["classify"] = "classify"
+    task: Literal["classify", "generate"] = "classify"
     name: str
-    labels: tuple[str, ...] = Field(min_length=2)
-    max_length: int = Field(ge=8, description="tokens; longer texts are cut")
+    labels: tuple[str, ...] = Field((), description="of a classifier")
+    max_length: int = Field(ge=8, description="tokens; longer texts are cut, longer prompts and answers are refused")
     temperature: float = Field(1.0, gt=0, description="logits are divided by it before softmax (calibration)")
     targets: dict[str, ServedTarget] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _of_its_task(self) -> Self:
+        if self.task == "classify" and len(self.labels) < 2:
+            raise ValueError(f"labels are {list(self.labels)}; a classifier has at least 2")
+        if self.task == "generate":
+            for name, target in self.targets.items():
+                if set(target.builds) != {ANY_SHAPE}:
+                    raise ValueError(
+                        f"target {name!r} has builds for {sorted(target.builds)}; name one for {ANY_SHAPE!r}"
+                    )
+        return self
 
     def write(self, folder: Path) -> None:
         """Writes `serving.json` into `folder`."""

@@ -65,6 +65,9 @@ class LatencyParts(Frozen):
     queue_p95: Figure
     http_p95: Figure
     network: Figure
+    first_token_p95: Figure | None = Field(None, description="of a written answer: until its first token")
+    per_token_p95: Figure | None = Field(None, description="of a written answer: mean time of a token after the first")
+    tokens_per_second: Figure | None = Field(None, description="written at once over all slots, closed loop")
 
 
 class TargetRow(Frozen):

@@ -1,8 +1,9 @@
-"""Structured pruning of encoder classifiers: fewer layers, a narrower FFN, a head refitted in closed form.
+"""Structured pruning: fewer layers and a narrower FFN of any model; a classifier's head refitted in closed form.
 
 Everything here is physically smaller, never masked, and uniform over the layers, so that the config describes
 the result and stock transformers loads it. Shapes: hidden states [rows, tokens, hidden], FFN activations
-[rows, tokens, ffn], importance [layers, ffn]; only real tokens (attention_mask 1) are counted.
+[rows, tokens, ffn], importance [layers, ffn]; only real tokens (attention_mask 1, or all where
+there is no mask) are counted.
 
 - depth: block influence, 1 - mean cos(hidden before a layer, hidden after it) (ShortGPT, arXiv 2403.03853);
 - FFN width: mean |activation| of a neuron x L2 norm of its outgoing weights, the Wanda score (arXiv
@@ -25,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deshi.jobs.stages.architectures import architecture_of
+from deshi.jobs.stages.architectures import architecture_of, layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ Batch = Mapping[str, Tensor]
 FFN_MULTIPLE = 8  # int8 kernels read rows in multiples of 8
 TOKENIZER_FILES = (
     "tokenizer.json",
+    "chat_template.jinja",
+    "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -60,7 +63,7 @@ def calibration_batches(
 @torch.inference_mode()
 def block_influence(model: PreTrainedModel, batches: Iterable[Batch]) -> list[float]:
     """1 - mean cosine of what enters and what leaves a layer, one number a layer; near 0 it does little."""
-    layers = architecture_of(model.config).layer_list(model)
+    layers = layout_of(model.config).layer_list(model)
     sums = torch.zeros(len(layers), dtype=torch.float64)
     tokens = 0
     mask = torch.empty(0)
@@ -69,18 +72,18 @@ def block_influence(model: PreTrainedModel, batches: Iterable[Batch]) -> list[fl
         cosine = nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
         sums[index] += cosine[mask].double().sum().cpu()
 
-    with _hooked(layers, lambda i: lambda _, args, out: add(i, args[0], out[0] if isinstance(out, tuple) else out)):
+    with hooked(layers, lambda i: lambda _, args, out: add(i, args[0], out[0] if isinstance(out, tuple) else out)):
         for batch in batches:
-            mask = batch["attention_mask"].bool().to(model.device)
+            mask = real_tokens(batch).to(model.device)
             tokens += int(mask.sum())
-            _forward(model, batch)
+            forward(model.base_model, batch)
     return (1 - sums / max(tokens, 1)).tolist()
 
 
 @torch.inference_mode()
 def ffn_importance(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
     """Mean |activation| of each FFN neuron x the L2 norm of its outgoing weights, float64 [layers, ffn]."""
-    row = architecture_of(model.config)
+    row = layout_of(model.config)
     outs = [row.ffn_out_of(layer) for layer in row.layer_list(model)]
     sums = torch.zeros(len(outs), row.ffn(model.config), dtype=torch.float64)
     tokens = 0
@@ -89,11 +92,11 @@ def ffn_importance(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
     def add(index: int, activation: Tensor) -> None:
         sums[index] += activation[mask].abs().double().sum(dim=0).cpu()
 
-    with _hooked(outs, lambda i: lambda _, args, out: add(i, args[0])):
+    with hooked(outs, lambda i: lambda _, args, out: add(i, args[0])):
         for batch in batches:
-            mask = batch["attention_mask"].bool().to(model.device)
+            mask = real_tokens(batch).to(model.device)
             tokens += int(mask.sum())
-            _forward(model, batch)
+            forward(model.base_model, batch)
     norms = torch.stack([out.weight.double().norm(dim=0).cpu() for out in outs])
     return sums / max(tokens, 1) * norms
 
@@ -123,7 +126,7 @@ def prune_depth(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
         ValueError: if `kept` is empty, not strictly increasing, out of range, or lacks a layer that must
         stay.
     """
-    row = architecture_of(model.config)
+    row = layout_of(model.config)
     depth = row.depth(model.config)
     if not kept or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < depth:
         raise ValueError(f"layers {tuple(kept)} must be increasing numbers from 0 to {depth - 1}; name those to keep")
@@ -154,7 +157,7 @@ def prune_ffn(model: PreTrainedModel, importance: Tensor, width: int) -> PreTrai
         ValueError: if `width` is not a multiple of 8 within the present width, or importance has another
         shape.
     """
-    row = architecture_of(model.config)
+    row = layout_of(model.config)
     shape = (row.depth(model.config), row.ffn(model.config))
     if width < 1 or width > shape[1] or (width % FFN_MULTIPLE and width != shape[1]):
         raise ValueError(
@@ -167,11 +170,11 @@ def prune_ffn(model: PreTrainedModel, importance: Tensor, width: int) -> PreTrai
 
     state = dict(model.state_dict())
     for layer, scores in enumerate(importance):
-        kept = _strongest(scores, width).to(model.device)
+        kept = strongest(scores, width).to(model.device)
         stem = f"{row.key_prefix(model)}{row.layers}.{layer}."
         rows = torch.cat([kept + part * shape[1] for part in range(row.ffn_in_parts)])
-        for name in ("weight", "bias"):
-            if (key := f"{stem}{row.ffn_in}.{name}") in state:
+        for key in [f"{stem}{linear}.{name}" for linear in row.ffn_in for name in ("weight", "bias")]:
+            if key in state:
                 state[key] = state[key][rows]
         state[f"{stem}{row.ffn_out}.weight"] = state[f"{stem}{row.ffn_out}.weight"][:, kept]
     return rebuilt(model, config, state)
@@ -182,9 +185,9 @@ def head_features(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
     """What enters the classifier's last linear, float64 [rows, features]."""
     head = architecture_of(model.config).classifier_of(model)
     found: list[Tensor] = []
-    with _hooked([head], lambda _: lambda _, args, out: found.append(args[0].double().cpu())):
+    with hooked([head], lambda _: lambda _, args, out: found.append(args[0].double().cpu())):
         for batch in batches:
-            _forward(model, batch)
+            forward(model, batch)
     return torch.cat(found)
 
 
@@ -291,19 +294,28 @@ def rebuilt(model: PreTrainedModel, config: PretrainedConfig, state: Mapping[str
     return new.to(model.device, model.dtype).train(model.training)
 
 
-def _strongest(scores: Tensor, count: int) -> Tensor:
+def strongest(scores: Tensor, count: int) -> Tensor:
+    """Places of the `count` highest scores, in their old order."""
     return torch.sort(scores, descending=True, stable=True).indices[:count].sort().values
 
 
-def _forward(model: PreTrainedModel, batch: Batch) -> None:
+def real_tokens(batch: Batch) -> Tensor:
+    """Which tokens are not padding, bool [rows, tokens]."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def forward(model: PreTrainedModel, batch: Batch) -> None:
     """One forward pass without dropout, for what the hooks see."""
     training = model.training
-    model.eval()(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+    # transformers keeps packed sequences apart by their position ids only where no cache is made
+    options = {"use_cache": False} if "position_ids" in batch else {}
+    model.eval()(**{name: tensor.to(model.device) for name, tensor in batch.items()}, **options)
     model.train(training)
 
 
 @contextmanager
-def _hooked(modules: Iterable[nn.Module], hook_of: Callable[[int], Callable[..., None]]) -> Iterator[None]:
+def hooked(modules: Iterable[nn.Module], hook_of: Callable[[int], Callable[..., None]]) -> Iterator[None]:
     """Registers `hook_of(index)` as forward hook of each module, for the time of the block."""
     with ExitStack() as stack:
         for index, module in enumerate(modules):

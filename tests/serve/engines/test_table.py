@@ -35,6 +35,8 @@ def test_every_engine_of_the_house_runs_here():
         "openvino": (("fp32", "w8a8", "w8a16"), None),
         "torch_eager": (("fp32",), None),
         "static": (("fp32",), None),
+        "llamacpp": (("f16", "q8_0", "q4_0"), None),
+        "torch_generate": (("fp32", "bf16"), None),
     }
     assert all(name == kind.name for name, kind in ENGINES.items())
     assert all(engine_of(build_id(name, "fp32")) == name for name in ENGINES)

@@ -1,0 +1,310 @@
+"""The HTTP face of a language model, the same for Ray Serve and for one process: OpenAI's API.
+
+`POST /v1/chat/completions` and `/v1/completions`, whole or as a stream of server-sent events, `GET /v1/models` and
+`/healthz`. Errors are OpenAI's `{"error": {message, type, param, code}}` with a sentence that says what to change.
+A client that hangs up ends its generation, whether it waits for a stream, for a whole answer or in the queue.
+
+A reply carries `Server-Timing: queue;dur=<ms>, engine;dur=<ms>`; a stream's head is sent with its first token, so its
+`engine` is the time to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from deshi.serve.batching import Full
+from deshi.serve.chat_template import Prompts
+from deshi.serve.contract import ErrorResponse, Refused, read_body, refuse_other_model
+from deshi.serve.engines.generation import GenerationEngine, GenerationParams, Step
+from deshi.serve.ingress import Info, _broken, _full, _no_route, _refused
+from deshi.serve.openai_contract import (
+    ChatRequest,
+    CompletionRequest,
+    parameters,
+    plain,
+    prompts_of,
+    read_request,
+)
+from deshi.serve.openai_reply import Answer, ChatReply, CompletionReply, usage
+from deshi.serve.serving import Serving
+
+T = TypeVar("T")
+Reply = ChatReply | CompletionReply
+
+
+def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, info: Info) -> FastAPI:
+    """The application.
+
+    Args:
+        engine: what writes.
+        prompts: the tokenizer and chat template.
+        serving: what the model is called.
+        info: what else is told about it.
+    """
+    app = FastAPI(title=f"Deshi: {serving.name}", version=info.digest[:8] or "0", docs_url=None, redoc_url=None)
+    model = {
+        "id": serving.name,
+        "object": "model",
+        "created": info.created,
+        "owned_by": "deshi",
+        "max_model_len": engine.context_length,
+        "chat_template": prompts.chats,
+        "prompt_logprobs": engine.prompt_logprobs,
+        **info.model_dump(mode="json", exclude={"created"}),
+    }
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorResponse, "description": text}
+        for status, text in (
+            (400, "the body is not what it should be, or the prompt is over the context"),
+            (404, "no such model"),
+            (413, "the body is too large"),
+            (503, "the queue is full; see Retry-After"),
+        )
+    }
+
+    @app.post("/v1/chat/completions", responses=errors, openapi_extra=_body(ChatRequest))
+    async def chat_completions(request: Request) -> Response:
+        """The next turn of a conversation."""
+        asked = read_request(ChatRequest, await read_body(request), serving.name)
+        if not prompts.chats:
+            message = "this model has no chat template; use POST /v1/completions"
+            raise Refused(400, message, "no_chat_template", "messages")
+        try:
+            ids = prompts.of_chat(plain(asked.messages))
+        except ValueError as error:
+            raise Refused(400, str(error), "chat_template", "messages") from None
+        params = parameters(asked, prompt_tokens=len(ids), context=engine.context_length)
+        reply = ChatReply(_number("chatcmpl", request), serving.name)
+        return await _answered(request, engine, [(ids, params)], reply, asked)
+
+    @app.post("/v1/completions", responses=errors, openapi_extra=_body(CompletionRequest))
+    async def completions(request: Request) -> Response:
+        """The text that follows a text; of several, each one's."""
+        asked = read_request(CompletionRequest, await read_body(request), serving.name)
+        wanted: list[tuple[list[int], GenerationParams]] = []
+        for prompt in prompts_of(asked, prompts.vocabulary):
+            ids = prompts.of_text(prompt) if isinstance(prompt, str) else prompt
+            wanted.append((ids, parameters(asked, prompt_tokens=len(ids), context=engine.context_length)))
+        if wanted[0][1].prompt_logprobs and not engine.prompt_logprobs:
+            message = "this engine tells no logprobs of the prompt; leave echo or logprobs out"
+            raise Refused(400, message, "no_prompt_logprobs", "echo")
+        echoed = [prompts.text(ids) for ids, _ in wanted] if asked.echo else [""] * len(wanted)
+        reply = CompletionReply(_number("cmpl", request), serving.name, echoed)
+        return await _answered(request, engine, wanted, reply, asked)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """What is served here: one model."""
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name}", responses={404: {"model": ErrorResponse}})
+    async def one_model(name: str) -> dict[str, Any]:
+        """The model of that name."""
+        refuse_other_model(name, serving.name)
+        return model
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """200 once the model is loaded."""
+        return {"status": "ok", "model": serving.name, "digest": info.digest, "decision": info.decision}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(_page(app.openapi(), serving))
+
+    _tell_schemas(app)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(Full, _full)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Exception, _broken)
+    return app
+
+
+async def _answered(
+    request: Request,
+    engine: GenerationEngine,
+    wanted: Sequence[tuple[list[int], GenerationParams]],
+    reply: Reply,
+    asked: ChatRequest | CompletionRequest,
+) -> Response:
+    if not asked.stream:
+        began = time.perf_counter()
+        answers = await _while_connected(request, _gathered(engine, wanted))
+        queue_ms = max(answer.queue_ms for answer in answers)
+        engine_ms = (time.perf_counter() - began) * 1e3 - queue_ms
+        return JSONResponse(reply.whole(answers), headers=_timing(queue_ms, engine_ms))
+    ids, params = wanted[0]
+    began = time.perf_counter()
+    steps = engine.submit(ids, params)
+    first = await _while_connected(request, anext(steps))  # what is refused has no stream yet to be told in
+    engine_ms = (time.perf_counter() - began) * 1e3 - first.queue_ms
+    counted = bool(asked.stream_options and asked.stream_options.include_usage)
+    events = _events(first, steps, reply, len(ids), counted)
+    return _EventStream(events, _timing(first.queue_ms, engine_ms))
+
+
+async def _gathered(engine: GenerationEngine, wanted: Sequence[tuple[list[int], GenerationParams]]) -> list[Answer]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_collected(engine, ids, params)) for ids, params in wanted]
+    return [task.result() for task in tasks]
+
+
+async def _collected(engine: GenerationEngine, ids: list[int], params: GenerationParams) -> Answer:
+    async with contextlib.aclosing(engine.submit(ids, params)) as steps:
+        return Answer.of(len(ids), [step async for step in steps])
+
+
+async def _events(
+    first: Step, steps: AsyncGenerator[Step, None], reply: Reply, prompt_tokens: int, counted: bool
+) -> AsyncGenerator[bytes, None]:
+    """The body of a stream, event by event."""
+    async with contextlib.aclosing(steps):
+        yield _event(reply.opening(counted)) + _event(reply.chunk(first, counted))
+        step = first
+        try:
+            while step.finish_reason is None:
+                step = await anext(steps)
+                yield _event(reply.chunk(step, counted))
+        except Exception:
+            message = "the server failed on this request; its log says why"
+            error = {"message": message, "type": "server_error", "param": None, "code": "internal"}
+            yield _event({"error": error})
+            raise
+    if counted:
+        yield _event(reply.closing(usage(prompt_tokens, step.completion_tokens)))
+    yield b"data: [DONE]\n\n"
+
+
+def _event(content: dict[str, Any] | None) -> bytes:
+    if content is None:
+        return b""
+    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+class _EventStream(Response):
+    """Server-sent events, until they end or the client hangs up. One task a stream, no more."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+        self._events = events
+        self.status_code = 200
+        self.background = None
+        # A proxy that gathers the events would undo the stream.
+        self.init_headers({**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `Response`."""
+        await _or_left(receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with contextlib.aclosing(self._events):
+            async for event in self._events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Left(Exception):
+    """The client has hung up."""
+
+
+async def _while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled if the client hangs up: then nobody reads the error."""
+
+    async def run() -> T:
+        return await work
+
+    try:
+        return await _or_left(request.receive, run())
+    except _Left:
+        raise Refused(499, "the client has hung up", "client_left") from None
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _or_left(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`.
+
+    Raises:
+        _Left: once `receive` tells that the client has hung up; `work` has been cancelled by then.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise _Left
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _number(kind: str, request: Request) -> str:
+    return f"{kind}-{request.headers.get('x-request-id') or uuid.uuid4().hex}"
+
+
+def _timing(queue_ms: float, engine_ms: float) -> dict[str, str]:
+    return {"server-timing": f"queue;dur={queue_ms:.3f}, engine;dur={engine_ms:.3f}"}
+
+
+def _body(kind: type[ChatRequest | CompletionRequest]) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _tell_schemas(app: FastAPI) -> None:
+    """FastAPI does not see the bodies, which the handlers read themselves: they are told here."""
+    kinds = [(ChatRequest, "validation"), (CompletionRequest, "validation")]
+    _, told = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = made()
+        schema["components"]["schemas"].update(told["$defs"])
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _page(schema: dict[str, Any], serving: Serving) -> str:
+    """A page that needs nothing from anywhere: FastAPI's own loads its scripts from a CDN."""
+    rows = "".join(
+        f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td>"
+        f"<td>{html.escape(route['description'])}</td></tr>"
+        for path, methods in schema["paths"].items()
+        for method, route in methods.items()
+    )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<title>{html.escape(serving.name)}</title>"
+        "<style>body{font:16px sans-serif;max-width:50em;margin:2em auto;padding:0 1em}"
+        "td{padding:.2em 1em .2em 0}"
+        "pre{background:#eee;padding:1em;overflow:auto}</style>"
+        f"<h1>{html.escape(serving.name)}</h1>"
+        f"<p>OpenAI's API; the context holds {serving.max_length:,} tokens, the prompt and the answer together.</p>"
+        f"<table>{rows}</table><p>The whole contract: <a href=openapi.json>openapi.json</a></p>"
+        "<pre>curl -s -H 'content-type: application/json' -d '{&quot;messages&quot;: "
+        "[{&quot;role&quot;: &quot;user&quot;, &quot;content&quot;: &quot;Hello!&quot;}], &quot;stream&quot;: true}' "
+        "<span id=u></span>/v1/chat/completions</pre><script>u.textContent=location.origin</script></html>"
+    )
