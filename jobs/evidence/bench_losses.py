@@ -57,8 +57,9 @@ def race(names: tuple[str, ...], rounds: int) -> tuple[dict[str, list[float]], d
         processes = {}
         for name in names:
             command = [sys.executable, "-m", "deshi.jobs.evidence.bench_losses", "--contender", name]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            processes[name] = stack.enter_context(subprocess.Popen(command, env=environment, **pipes))
+            processes[name] = stack.enter_context(
+                subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
             _answer(processes[name], name)  # inputs made, small step taken
         for turn in range(rounds + 1):
             first = turn % len(names)
@@ -167,9 +168,14 @@ def our_topk(given: dict[str, Tensor]) -> Tensor:
     """deshi, cached answers and cross-entropy in one pass."""
     from deshi.jobs.stages.topk_loss import topk_loss
 
-    names = ("hidden", "head", "ids", "log_probs", "log_tail")
-    at = {"loss": "forward_kl", "temperature": 1.0, "alpha": 0.0, "ce_weight": 0.5}
-    return topk_loss(*(given[name] for name in names), labels=given["labels"], **at).total
+    return topk_loss(
+        *(given[name] for name in ("hidden", "head", "ids", "log_probs", "log_tail")),
+        loss="forward_kl",
+        temperature=1.0,
+        alpha=0.0,
+        labels=given["labels"],
+        ce_weight=0.5,
+    ).total
 
 
 CONTENDERS: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
