@@ -39,7 +39,7 @@ from deshi.jobs.data.rows import (
 Format = Literal["text", "messages", "prompt_completion"]
 LossOn = Literal["assistant", "completion", "all"]
 COLUMNS: dict[str, str] = {"text": "text", "messages": "messages", "prompt_completion": "prompt,completion"}
-LOSSES: dict[str, tuple[str, ...]] = {
+LOSSES: dict[Format, tuple[LossOn, ...]] = {
     "text": ("all",),
     "messages": ("assistant", "all"),
     "prompt_completion": ("completion", "all"),

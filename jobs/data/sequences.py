@@ -64,8 +64,9 @@ class SequenceSplits:
     ) -> Sequences:
         """The tokens of a split's rows `begin` up to `end`, under the tokenizer of a model folder."""
         rows = self.table(name)[begin:end]
-        format, loss_on = ("text", "all") if name == "forget" else (self.format, self.loss_on)
-        return render(folder, rows["text"].to_pylist(), format=format, loss_on=loss_on, max_length=max_length)
+        of_format: Format = "text" if name == "forget" else self.format
+        learned: LossOn = "all" if name == "forget" else self.loss_on
+        return render(folder, rows["text"].to_pylist(), format=of_format, loss_on=learned, max_length=max_length)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -160,8 +161,9 @@ def split_sequences(tables: Mapping[str, pa.Table], *, format: Format, loss_on: 
 
     rows, vectors = _numbered(files, format)
     train, seen = rows["train"], vectors["train"]
-    held, held_vectors = rows.get("validation"), vectors.get("validation")
-    if held is None:
+    if "validation" in rows:
+        held, held_vectors = rows["validation"], vectors["validation"]
+    else:
         out = _validation_rows(train, seen, seed)
         notes.append(
             f"Validation is {int(out.sum())} of {train.num_rows} train rows, in proportion to the first slice, "
