@@ -124,7 +124,7 @@ def test_a_submitted_job_reads_and_writes_an_object_store(
     assert "s3://deshi/runs/tiny" in said
     with bucket.open_input_stream("deshi/runs/tiny/evidence.json") as stream:
         evidence = Evidence.model_validate_json(stream.read())
-    assert {target.name for target in evidence.targets} >= {"edge", "onprem"}
+    assert {place.target for row in evidence.models for place in row.targets} >= {"edge", "onprem"}
     verified = subprocess.run(
         [BIN / "deshi", "verify", "s3://deshi/runs/tiny"], env=cluster, capture_output=True, text=True, timeout=120
     )
