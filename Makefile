@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: venv poc test check format bench whole clean
+.PHONY: venv poc poc-chat test check format bench bench-chat bench-losses whole clean
 
 venv: $(STAMP)
 
@@ -23,6 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 poc: venv
 	$(BIN)/python examples/trec/fetch.py --out data/trec
 	$(BIN)/deshi poc examples/trec/recipe.yaml
+
+poc-chat: venv
+	$(BIN)/python examples/chat/fetch.py --out data/chat
+	$(BIN)/deshi poc examples/chat/recipe.yaml
 
 test: venv
 	$(BIN)/python -m pytest tests
@@ -40,6 +44,13 @@ format: venv
 
 bench: venv
 	$(BIN)/python -m deshi.jobs.evidence.bench runs/trec
+
+bench-chat: venv
+	$(BIN)/python -m deshi.jobs.evidence.bench_chat runs/chat
+
+bench-losses: venv
+	$(PIP) install --constraint constraints.txt --no-deps liger-kernel
+	$(BIN)/python -m deshi.jobs.evidence.bench_losses
 
 whole: venv
 	$(BIN)/python -m pytest tests -m whole

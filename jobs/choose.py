@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 
 from scipy.stats import norm
 
-from deshi.jobs.contender import Contender, asked, contender, drop_between, teacher_contender
-from deshi.jobs.evidence import decide, measure
-from deshi.jobs.evidence.scores import SCORES
+from deshi.jobs.contender import Contender, contender, teacher_contender
+from deshi.jobs.evidence import decide
+from deshi.jobs.evidence.kpis import MEASURES
+from deshi.jobs.evidence.schema import Figure, Quality
 from deshi.jobs.ladder import Line, Plan
 from deshi.jobs.progress import Progress, describe
 from deshi.jobs.stages.builds import size_mb
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Output
+from deshi.jobs.task import task_of
 from deshi.jobs.trial import Bench
 from deshi.serve.statistics import Interval
 
@@ -63,12 +65,14 @@ def choose(lesson: Lesson, bench: Bench, plan: Plan, lines: Sequence[Line], *, m
         finalists = [*finalists[: max(1, most - 1)], *shortlist(lesson, bench, trained, most=1)]
     contenders = [measured(line) for line in finalists]
     teacher = teacher_contender(lesson, bench, plan)
-    told = [_for_choice(lesson, each, teacher) for each in contenders]
+    told = task_of(lesson.recipe).qualities(lesson, [*contenders, teacher], "validation")
+    measured_all = [_for_choice(lesson, each, told[each.id]) for each in contenders]
     business = lesson.recipe.business
     choice = decide.choose(
-        told,
+        measured_all,
         lesson.recipe.kpi,
         lesson.recipe.targets,
+        margin=lesson.recipe.margin,
         peak_rps=business.peak_rps,
         requests_per_month=business.requests_per_month,
     )
@@ -109,6 +113,7 @@ def shortlist(lesson: Lesson, bench: Bench, good: Sequence[Line], *, most: int) 
                     )
                     for target in recipe.targets
                 ),
+                measures={name: _exactly(value) for name, value in line.get("measures", {}).items()},
             )
             for line in left
         ]
@@ -116,6 +121,7 @@ def shortlist(lesson: Lesson, bench: Bench, good: Sequence[Line], *, most: int) 
             quick,
             recipe.kpi,
             recipe.targets,
+            margin=recipe.margin,
             peak_rps=recipe.business.peak_rps,
             requests_per_month=recipe.business.requests_per_month,
         )
@@ -125,15 +131,18 @@ def shortlist(lesson: Lesson, bench: Bench, good: Sequence[Line], *, most: int) 
     return taken
 
 
-def _for_choice(lesson: Lesson, each: Contender, teacher: Contender) -> decide.Finalist:
+def _for_choice(lesson: Lesson, each: Contender, quality: Quality) -> decide.Finalist:
     recipe = lesson.recipe
-    told, taught = (asked(lesson, one, "validation") for one in (each, teacher))
     targets = []
     for target in recipe.targets:
         measured = each.felt.get(target.name) or next(iter(each.felt.values()))
         p95 = measured.latency.p95.value
-        if target.name not in each.felt and p95 is not None:  # projected: as here, with that target's network
-            p95 += target.rtt_ms - (measured.latency.network.value or 0.0)
+        first = measured.latency.first_token_p95.value if measured.latency.first_token_p95 else None
+        token = measured.latency.per_token_p95.value if measured.latency.per_token_p95 else None
+        if target.name not in each.felt:  # projected: as here, with that target's network
+            further = target.rtt_ms - (measured.latency.network.value or 0.0)
+            p95 = None if p95 is None else p95 + further
+            first = None if first is None else first + further
         builds = each.finalist.serving.targets[target.name].build_ids
         rate = measured.throughput_rps
         targets.append(
@@ -145,16 +154,31 @@ def _for_choice(lesson: Lesson, each: Contender, teacher: Contender) -> decide.F
                 rps=Interval(value=rate.value, low=rate.low or rate.value, high=rate.high or rate.value, n=1)
                 if rate.value
                 else None,
+                first_token_ms_p95=first,
+                per_token_ms_p95=token,
             )
         )
-    return decide.Finalist(digest=each.id, drop=drop_between(lesson, told, taught).drop, targets=tuple(targets))
+    assert quality.drop is not None
+    return decide.Finalist(
+        digest=each.id,
+        drop=_interval(quality.drop),
+        targets=tuple(targets),
+        measures={name: _interval(figure) for name, figure in quality.measures.items() if name in MEASURES},
+    )
+
+
+def _interval(figure: Figure) -> Interval:
+    assert figure.value is not None and figure.n is not None
+    low, high = (
+        end if end is not None else infinite for end, infinite in ((figure.low, -math.inf), (figure.high, math.inf))
+    )
+    return Interval(value=figure.value, low=low, high=high, n=figure.n)
 
 
 def teacher_score(lesson: Lesson, yardstick: Output, bench: Bench) -> float:
     """The teacher's score on the validation rows."""
-    model = measure.classifier(yardstick.path, lesson, measure.everywhere(measure.YARDSTICK), threads=bench.threads)
-    rows = measure.answers(model, lesson.splits.table("validation"), lesson.splits.labels)
-    return SCORES[lesson.recipe.kpi.quality.score](rows.labels, rows.predictions, len(lesson.splits.labels))
+    task = task_of(lesson.recipe)
+    return float(task.judge(lesson, yardstick.path, task.yardstick, bench.threads)["score"])
 
 
 def _noise(lesson: Lesson, line: Line) -> float:

@@ -1,4 +1,4 @@
-"""The one command-line entry: `deshi poc | schema | platforms | serve | report | verify`. Imports are lazy.
+"""The one command-line entry, `deshi --help`. Imports are lazy.
 
 A refusal is one sentence on standard error and exit code 2; a verdict that is not ACCEPT is a result, exit code 0.
 """
@@ -34,6 +34,12 @@ def _refusals() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def _quiet() -> None:
+    """We say what we do; the bars and reports of libraries, which read these when imported, would garble it."""
+    for name, value in (("TQDM_DISABLE", "1"), ("TRANSFORMERS_VERBOSITY", "error"), ("RAY_AIR_NEW_OUTPUT", "0")):
+        os.environ.setdefault(name, value)
+
+
 @app.command()
 def poc(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
@@ -41,13 +47,58 @@ def poc(
     storage: Annotated[str | None, typer.Option(help="folder or URI to use instead of the recipe's")] = None,
 ) -> None:
     """Run the main job: from a recipe to one evidenced winner, ready to serve."""
-    # The run says what it does; the bars and reports of libraries, which read these when imported, would garble it.
-    for name, value in (("TQDM_DISABLE", "1"), ("TRANSFORMERS_VERBOSITY", "error"), ("RAY_AIR_NEW_OUTPUT", "0")):
-        os.environ.setdefault(name, value)
+    _quiet()
     with _refusals():
         from deshi.jobs import poc as main_job
 
         main_job.run(recipe, until=until, storage=storage)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
+    tflops: Annotated[float | None, typer.Option(help="peak TFLOP/s of one GPU, or of a CPU worker's share")] = None,
+    utilisation: Annotated[float, typer.Option(help="share of the peak that is reached")] = 0.4,
+    price_per_hour: Annotated[float | None, typer.Option(help="of one machine, in business.currency")] = None,
+    devices_per_machine: Annotated[int, typer.Option(min=1)] = 8,
+    gpu_memory_gb: Annotated[float | None, typer.Option(help="of one device, 10^9 bytes")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="rows of data.train where it is not here")] = None,
+    teacher_config: Annotated[Path | None, typer.Option(help="config.json of a teacher that is not here")] = None,
+    student_config: Annotated[Path | None, typer.Option(help="config.json of student.model")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Check and cost a recipe without running it: stages, tokens, bytes per rank, hours and money."""
+    _quiet()
+    with _refusals():
+        from deshi.jobs.plan_shown import show
+        from deshi.jobs.plan_stages import Cluster
+
+        cluster = Cluster(
+            tflops=tflops,
+            utilisation=utilisation,
+            price_per_hour=price_per_hour,
+            devices_per_machine=devices_per_machine,
+            gpu_memory_gb=gpu_memory_gb,
+            rows=rows,
+            teacher_config=teacher_config,
+            student_config=student_config,
+        )
+        if not show(recipe, cluster, as_json=as_json):
+            raise typer.Exit(2)
+
+
+@app.command(name="import-gguf")
+def import_gguf(
+    source: Annotated[Path, typer.Argument(help="a .gguf file")],
+    out: Annotated[Path, typer.Argument(help="model folder to write")],
+) -> None:
+    """Read a GGUF file into a model folder that stock transformers loads."""
+    _quiet()
+    with _refusals():
+        from deshi.jobs.import_gguf import import_gguf as read
+
+        read(source, out)
+        typer.echo(str(out))
 
 
 @app.command()
@@ -84,7 +135,7 @@ def serve(
     ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Ray Serve, or one small process")] = True,
     despite_verdict: Annotated[bool, typer.Option(help="serve a release whose verdict is not ACCEPT")] = False,
 ) -> None:
-    """Serve a run's winner on this machine: POST /classify, GET /v1/models, GET /healthz."""
+    """Serve a run's winner on this machine: POST /classify, or OpenAI's /v1/chat/completions and /v1/completions."""
     with _refusals():
         from deshi.jobs.run_folder import release_of
 

@@ -13,6 +13,7 @@ from deshi.jobs.session import Machine
 from deshi.jobs.stages import chain
 from deshi.jobs.stages.candidate import Candidate, Start
 from deshi.jobs.stages.lesson import Lesson
+from deshi.jobs.task import task_of
 from deshi.jobs.trial import Bench
 
 
@@ -29,20 +30,22 @@ def controls(
 ) -> Controls:
     """What the winner must beat, at the same shape and the same number of steps.
 
-    Quantize-only teacher; the same student from pretrained layers and from the teacher's layers, told the labels and
-    not the answers; a static student told the labels. One that this teacher does not allow is left out with the reason.
+    Those of the task (the teacher only quantized, a static student); the same student from pretrained layers and from
+    the teacher's layers, told the labels or the text itself and not the answers; and, of a language model, the same
+    student cut and not trained. One that this teacher does not allow is left out with the reason.
     """
-    scheme = next((scheme for scheme in bench.builds if scheme != "fp32"), "fp32")
-    wanted = {
-        "quantize-only": Candidate(order="quantize-only", layers=plan.teacher_depth, scheme=scheme),
-        "static": Candidate(family="static", told="labels", order="static", scheme="fp32"),
-    }
+    task = task_of(lesson.recipe)
+    won = next((line for line in lines if line["id"] == chosen.winner.id), None)
+    wanted = task.controls(lines, won, plan.teacher_depth)
     shape = controlled_shape(chosen.winner.candidate, plan, lines)
     if shape is not None:
         start: Start = "student-model" if plan.start == "student-model" else "pretrained"
-        wanted["undistilled-pretrained"] = shape.model_copy(update={"start": start, "told": "labels"})
+        if task.fresh_start:
+            wanted["undistilled-pretrained"] = shape.model_copy(update={"start": start, "told": "labels"})
         if plan.start == "teacher":
             wanted["undistilled-teacher"] = shape.model_copy(update={"told": "labels"})
+        if task.untrained_speaks:
+            wanted["unrecovered"] = shape.model_copy(update={"order": "prune-quantize", "steps": 0})
     made, left_out = [], []
     for id, candidate in wanted.items():
         if candidate.id == chosen.winner.id:

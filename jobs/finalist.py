@@ -6,18 +6,18 @@ teacher. The fewest builds within 2% of the best are kept, and only those are in
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from deshi.jobs.evidence import measure
 from deshi.jobs.evidence.latency import LatencyRow, choose_builds
 from deshi.jobs.stages import builds
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Output
+from deshi.jobs.task import task_of
 from deshi.serve.kpi import Target
 from deshi.serve.serving import SERVING_FILE, ServedTarget, Serving
-from deshi.serve.statistics import fit_temperature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +35,22 @@ class Finalist:
         return Serving.read(self.folder.path)
 
 
-def local_threads(target: Target, cores: int) -> int:
+def local_threads(target: Target) -> int:
     """Threads this target gets here; a target with more than this machine has is projected from all of it."""
-    return min(target.threads, cores)
+    return min(target.threads, os.cpu_count() or 1)
 
 
-def finalist(
-    id: str, lesson: Lesson, model: Output, names: tuple[str, ...], yardstick: Output, *, cores: int
-) -> Finalist:
-    """Chooses engines per target, calibrates the temperature on validation rows, and lays out the folder."""
-    tried = builds.export(lesson, model, names)
+def finalist(id: str, lesson: Lesson, model: Output, names: tuple[str, ...], yardstick: Output) -> Finalist:
+    """Chooses engines per target and lays out the folder."""
+    tried, task = builds.export(lesson, model, names), task_of(lesson.recipe)
     latency = {
-        target.name: measure.latency(lesson, tried, yardstick, builds=names, threads=local_threads(target, cores))
+        target.name: task.latency(lesson, tried, yardstick, builds=names, threads=local_threads(target))
         for target in lesson.recipe.targets
     }
     targets = {
         target.name: ServedTarget(
             threads=target.threads,
+            slots=target.slots,
             builds=choose_builds([row for row in latency[target.name] if row.engine in names]),
         )
         for target in lesson.recipe.targets
@@ -67,22 +66,8 @@ def finalist(
         shutil.copytree(tried.path / "model", out / "model", copy_function=builds.link_or_copy)
         for name in kept:
             shutil.copytree(tried.path / "engines" / name, out / "engines" / name, copy_function=builds.link_or_copy)
-        first = lesson.recipe.targets[0]
-        serving = Serving(
-            name=lesson.recipe.name,
-            labels=lesson.splits.labels,
-            max_length=lesson.recipe.data.max_length,
-            temperature=_temperature(lesson, out, targets[first.name], local_threads(first, cores)),
-            targets=targets,
-        )
-        serving.write(out)
+        task.serving(lesson, out, targets).write(out)
 
     folder = lesson.storage.stage("finalist", inputs, build)
     assert (folder.path / SERVING_FILE).is_file()
     return Finalist(id=id, model=model, folder=folder, latency=latency)
-
-
-def _temperature(lesson: Lesson, folder: Path, target: ServedTarget, threads: int) -> float:
-    asked = measure.classifier(folder, lesson, target.builds, threads=threads)
-    rows = measure.answers(asked, lesson.splits.table("validation"), lesson.splits.labels)
-    return round(fit_temperature(rows.log_probs, rows.labels), 4)

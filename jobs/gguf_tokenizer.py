@@ -114,16 +114,24 @@ def read_metadata(metadata: dict[str, Any]) -> GgufTokenizer:
     kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "none")
     if kind != "gpt2":
         raise ValueError(f"its tokenizer is of the kind {kind!r}; only byte-level BPE ('gpt2') is read")
-    if SAME_RULE.get(pre, pre) not in RULES:
+    if not isinstance(pre, str) or SAME_RULE.get(pre, pre) not in RULES:
         raise ValueError(f"its tokenizer cuts texts by the rule {pre!r}; only these are known: {', '.join(RULES)}")
     tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
     types = metadata.get("tokenizer.ggml.token_type")
     if not tokens or merges is None or types is None or len(types) != len(tokens):
         raise ValueError("its tokenizer lacks tokens, token types or merges")
+    if not all(isinstance(text, str) for text in (*tokens, *merges)):
+        raise ValueError("its tokenizer has tokens or merges that are no texts")
     if len(set(tokens)) != len(tokens):
         raise ValueError(f"its tokenizer has {len(tokens) - len(set(tokens))} tokens twice")
+    known = set(tokens)
+    for merge in merges:
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= known:
+            raise ValueError(f"its tokenizer's merge {merge!r} joins what are no tokens")
     ids = {role: metadata.get(f"tokenizer.ggml.{name}_token_id") for role, name in ROLES.items()}
-    beyond = [f"{role} {index}" for role, index in ids.items() if index is not None and index >= len(tokens)]
+    given = {role: index for role, index in ids.items() if index is not None}
+    beyond = [f"{role} {index!r}" for role, index in given.items() if index not in range(len(tokens))]
     if beyond:
         raise ValueError(f"its tokenizer names the id of {beyond[0]} beyond its {len(tokens)} tokens")
     return GgufTokenizer(
@@ -131,7 +139,7 @@ def read_metadata(metadata: dict[str, Any]) -> GgufTokenizer:
         tokens=tokens,
         types=types,
         merges=merges,
-        ids={role: index for role, index in ids.items() if index is not None},
+        ids=given,
         add_bos=metadata.get("tokenizer.ggml.add_bos_token", pre in ("llama-bpe", "llama3", "llama-v3")),
         add_eos=metadata.get("tokenizer.ggml.add_eos_token", False),
         chat_template=metadata.get("tokenizer.chat_template"),
@@ -159,7 +167,11 @@ def write_folder(tokenizer: GgufTokenizer, folder: Path, *, max_length: int) -> 
         "model": {
             "type": "BPE",
             "ignore_merges": rule.ignore_merges,
-            "vocab": {token: index for index, token in enumerate(tokenizer.tokens)},
+            "vocab": {
+                token: index
+                for index, (token, kind) in enumerate(zip(tokenizer.tokens, tokenizer.types, strict=True))
+                if kind != UNUSED
+            },
             "merges": [merge.split(" ") for merge in tokenizer.merges],
         },
     }

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deshi.jobs.stages.candidate import DEPTHS_BY, FFN_SHARES, VOCABULARIES, Candidate, Start, draw
+from deshi.jobs.stages.candidate import Candidate, Space, Start, draw
 from deshi.jobs.stages.orders import TRAINING, Order, legal
 
 Line = dict[str, Any]
@@ -27,7 +27,8 @@ class Plan:
     """What the ladder climbs.
 
     `max_drop` and `size_mb` are the KPIs (infinite where there is none); `depth` counts the layers of what students
-    start from, `teacher_depth` those of the teacher.
+    start from, `teacher_depth` those of the teacher. `first` is the recipe's own student; it and `fixed` are tried
+    before anything is drawn.
     """
 
     trials: int
@@ -39,9 +40,10 @@ class Plan:
     start: Start
     depth: int
     teacher_depth: int
-    schemes: tuple[str, ...]
+    space: Space
     orders: tuple[Order, ...]
     first: Candidate
+    fixed: tuple[Candidate, ...]
 
     @property
     def trained(self) -> int:
@@ -93,29 +95,22 @@ def most_left(plan: Plan, done: Sequence[Line]) -> float:
 
 
 def _draw_untrained(plan: Plan, bottom: Sequence[Line], taken: set[str]) -> Candidate | None:
-    whole = Candidate(start=plan.start, order="quantize-only", layers=plan.depth, scheme=plan.schemes[0])
-    fixed = [plan.first, Candidate(family="static", order="static", layers=0, scheme="fp32")]
-    if plan.start == "teacher":
-        fixed[1:1] = [whole, whole.model_copy(update={"order": "prune-quantize", "ffn": 0.5, "vocabulary": "seen"})]
-    for candidate in fixed:
+    for candidate in (plan.first, *plan.fixed):
         if candidate.id not in taken:
             return candidate
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    distributions: dict[str, Any] = {"layers": optuna.distributions.IntDistribution(*plan.space.layers)}
+    for name, options in plan.space.choices.items():
+        distributions[name] = optuna.distributions.CategoricalDistribution(options)
     drawn = [line for line in bottom if "params" in line]
     for line in drawn:
         study.add_trial(
             optuna.trial.create_trial(
                 params=line["params"],
-                distributions={
-                    "layers": optuna.distributions.IntDistribution(1, plan.depth),
-                    "depth_by": optuna.distributions.CategoricalDistribution(DEPTHS_BY),
-                    "ffn": optuna.distributions.CategoricalDistribution(FFN_SHARES),
-                    "vocabulary": optuna.distributions.CategoricalDistribution(VOCABULARIES),
-                    "scheme": optuna.distributions.CategoricalDistribution(plan.schemes),
-                },
+                distributions=distributions,
                 values=[line[name] for name in WORST],
             )
         )
@@ -123,17 +118,19 @@ def _draw_untrained(plan: Plan, bottom: Sequence[Line], taken: set[str]) -> Cand
         seed=plan.seed * 10_007 + len(taken), n_startup_trials=6, multivariate=True
     )
     for _ in range(64):
-        candidate = draw(study.ask(), start=plan.start, depth=plan.depth, schemes=plan.schemes)
+        candidate = draw(study.ask(), plan.space, start=plan.start)
         if candidate.id not in taken:
             return candidate
     return None  # the space is as good as exhausted
 
 
-def params_of(candidate: Candidate) -> dict[str, Any] | None:
-    """What Optuna must be told of a drawn candidate; None for one that was not drawn."""
+def params_of(candidate: Candidate, space: Space) -> dict[str, Any] | None:
+    """What Optuna must be told of a candidate; None for one that the space cannot draw."""
     if candidate.family == "static" or candidate.order != "prune-quantize":
         return None
-    return candidate.model_dump(include={"layers", "depth_by", "ffn", "vocabulary", "scheme"})
+    params = candidate.model_dump(include={"layers", *space.choices})
+    outside = [name for name, options in space.choices.items() if params[name] not in options]
+    return None if outside or not space.layers[0] <= candidate.layers <= space.layers[1] else params
 
 
 def _draw_trained(plan: Plan, bottom: Sequence[Line], top: Sequence[Line], taken: set[str]) -> Candidate | None:
@@ -149,7 +146,11 @@ def _draw_trained(plan: Plan, bottom: Sequence[Line], top: Sequence[Line], taken
 def in_order(shape: Candidate, order: Order, plan: Plan) -> Candidate:
     """A shape made in an order with the whole budget; an order without `prune` leaves the width as it is."""
     trained = shape.trained(order.name, plan.steps)
-    return trained if "prune" in order.chain else trained.model_copy(update={"ffn": 1.0, "vocabulary": "all"})
+    return (
+        trained
+        if "prune" in order.chain
+        else trained.model_copy(update={"ffn": 1.0, "kv_groups": 0, "hidden": 0, "vocabulary": "all"})
+    )
 
 
 def best_order(top: Sequence[Line], shape: Candidate, plan: Plan) -> Order:

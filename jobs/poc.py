@@ -7,29 +7,25 @@ The test split is opened once, in `compare.evidence`, after the winner is chosen
 from __future__ import annotations
 
 import math
-import os
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from deshi.jobs import choose, controls, preflight, search, session, trial
 from deshi.jobs import finalist as finalists
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.data.tokens import tokenise
-from deshi.jobs.evidence import compare, measure
+from deshi.jobs.evidence import compare
 from deshi.jobs.ladder import Line, Plan
 from deshi.jobs.ledger import Ledger
 from deshi.jobs.progress import Progress
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.run_folder import RunFolder
 from deshi.jobs.session import Machine
-from deshi.jobs.stages import answers, builds, chain, teach
+from deshi.jobs.stages import builds, chain
 from deshi.jobs.stages.candidate import Candidate, Start
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.stages.orders import named
 from deshi.jobs.storage import Output, Storage, digest_of
-from deshi.serve.serving import SHAPE_CLASSES
+from deshi.jobs.task import task_of
 
 UNTIL = ("data", "teach", "answers", "search")
 FINALISTS = 2
@@ -44,7 +40,8 @@ def run(path: Path, *, until: str | None = None, storage: str | None = None) -> 
     recipe = Recipe.load(path, storage=storage)
     if until is not None and until not in UNTIL:
         raise ValueError(f"--until {until!r} is no stage to stop after; use one of {', '.join(UNTIL)}")
-    store = Storage(recipe.storage)
+    session.settle_accelerator()
+    store, task = Storage(recipe.storage), task_of(recipe)
     preflight.refuse(recipe, store)
     said = Progress()
     with RunFolder.taken(recipe, store) as folder:
@@ -56,16 +53,15 @@ def run(path: Path, *, until: str | None = None, storage: str | None = None) -> 
             machine = session.connect()
         lesson = Lesson(recipe=recipe, storage=store, splits_key=rows.key, precision=_precision(recipe, store, machine))
         facts = lesson.splits.facts()
-        said.note(
-            ", ".join(f"{name} {count}" for name, count in facts.rows.items()) + f"; {len(facts.classes)} classes"
-        )
+        classes = f"; {len(facts.classes)} classes" if facts.classes else ""
+        said.note(", ".join(f"{name} {count}" for name, count in facts.rows.items()) + classes)
 
         with said.stage("teach", f"teacher from {Path(recipe.teacher.model).name}"):
-            lesson = lesson.taught_by(teach.fit(lesson, machine, splits_key=teacher_rows.key))
+            lesson = lesson.taught_by(task.teach(lesson, machine, teacher_rows.key))
         if until == "teach":
             return
         with said.stage("answers", "the teacher's answers, once for all students"):
-            lesson = lesson.answered(_ask(lesson, machine))
+            lesson = task.ask(lesson, machine)
         if until == "answers":
             return
         with said.stage("bench", "which engines have a chance here"):
@@ -98,64 +94,38 @@ def _precision(recipe: Recipe, store: Storage, machine: Machine) -> str:
     return (store.stage("precision", inputs, build).path / "precision.txt").read_text(encoding="utf-8")
 
 
-def _ask(lesson: Lesson, machine: Machine) -> Output:
-    asked = lesson.recipe.resources.teacher
-    return answers.ask(
-        lesson.storage,
-        Output(key=lesson.teacher_key, storage=lesson.storage),
-        Output(key=lesson.splits_key, storage=lesson.storage),
-        max_length=lesson.recipe.data.max_length,
-        replicas=asked.replicas,
-        batch=32 if asked.batch_size == "auto" else asked.batch_size,
-        gpus_each=asked.gpus_each if machine.gpus else 0,
-        cpus_each=1 if machine.gpus else max(1, machine.cpus // asked.replicas),
-    )
-
-
 def _bench(lesson: Lesson) -> trial.Bench:
-    names = tuple(name for name in builds.runnable(lesson.recipe.search.engines) if not name.startswith("static"))
+    task = task_of(lesson.recipe)
+    names = task.runnable(lesson.recipe)
     teacher = Output(key=lesson.teacher_key, storage=lesson.storage)
-    yardstick = builds.export(lesson, teacher, sorted({*names, measure.YARDSTICK}))
-    threads = finalists.local_threads(lesson.recipe.targets[0], os.cpu_count() or 1)
-    # Finalists are timed at every shape; here the slowest one would take half a minute to say what the others say.
-    shapes = {name: shape for name, shape in SHAPE_CLASSES.items() if name != "32x128"}
-    rows = measure.latency(lesson, yardstick, yardstick, builds=names, threads=threads, shapes=shapes)
-    texts = lesson.splits.table("validation")["text"].to_pylist()
-    lengths = [len(ids) for ids in tokenise(lesson.teacher, texts, max_length=lesson.recipe.data.max_length).ids]
-    return trial.Bench(
-        yardstick_key=yardstick.key,
-        threads=threads,
-        typical_tokens=int(np.median(lengths)),
-        builds=trial.screened(rows, names),
-    )
+    yardstick = builds.export(lesson, teacher, sorted({*names, task.yardstick}))
+    threads, typical = finalists.local_threads(lesson.recipe.targets[0]), task.typical(lesson)
+    rows = task.latency(lesson, yardstick, yardstick, builds=names, threads=threads, shapes=task.screened_at(typical))
+    return trial.Bench(yardstick_key=yardstick.key, threads=threads, typical=typical, builds=task.screen(rows, names))
 
 
 def _plan(lesson: Lesson, bench: trial.Bench) -> Plan:
     recipe = lesson.recipe
     start: Start = "student-model" if recipe.student.model else "teacher"
-    depth = describe(chain.parent(Candidate(start=start), lesson).path / "model").layers
+    parent = chain.parent(Candidate(start=start), lesson).path / "model"
+    depth = describe(parent).layers
     if recipe.student.layers is not None and recipe.student.layers > depth:
         raise ValueError(f"student.layers = {recipe.student.layers} is more than the {depth} there are; take fewer")
-    schemes = tuple(sorted(bench.builds, key=lambda scheme: (scheme == "fp32", scheme)))
+    ground = task_of(recipe).ground(recipe, parent, start, tuple(bench.builds))
     return Plan(
         trials=recipe.search.trials,
         minutes=recipe.search.minutes,
         steps=recipe.distill.steps,
         seed=recipe.seed,
-        max_drop=recipe.kpi.quality.max_drop,
+        max_drop=recipe.margin or 0.0,
         size_mb=math.inf if recipe.kpi.size_mb is None else recipe.kpi.size_mb,
         start=start,
         depth=depth,
         teacher_depth=describe(lesson.teacher).layers,
-        schemes=schemes,
+        space=ground.space,
         orders=named(recipe.search.orders),
-        first=Candidate(
-            start=start,
-            layers=recipe.student.layers or (max(1, depth // 2) if start == "teacher" else depth),
-            ffn=0.5,
-            vocabulary="seen",
-            scheme=schemes[0],
-        ),
+        first=ground.first,
+        fixed=ground.fixed,
     )
 
 

@@ -6,34 +6,25 @@ Then the rows are split, which is where bad data is refused, still before a work
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from deshi.jobs.data.model_folder import check_model_folder
 from deshi.jobs.data.rows import read_bytes
-from deshi.jobs.data.split import make_splits
-from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.recipe import Data, Recipe
 from deshi.jobs.session import refuse_unreadable
-from deshi.jobs.stages.architectures import ARCHITECTURES
-from deshi.jobs.stages.builds import runnable
 from deshi.jobs.stages.deepspeed_config import deepspeed_config
 from deshi.jobs.stages.losses import LOSSES
 from deshi.jobs.stages.orders import named
 from deshi.jobs.storage import Output, Storage
+from deshi.jobs.task import task_of
 
 
 def refuse(recipe: Recipe, storage: Storage) -> None:
     """Raises ValueError for what this recipe may not ask of this machine."""
     refuse_unreadable(recipe)
-    for key, value, table in (
-        ("distill.loss", recipe.distill.loss, LOSSES),
-        ("kpi.quality.score", recipe.kpi.quality.score, SCORES),
-    ):
-        if value not in table:
-            raise ValueError(f"{key} = {value!r} is no row of its table; use one of {', '.join(table)}")
+    refuse_unknown("distill.loss", recipe.distill.loss, LOSSES)
     named(recipe.search.orders)
-    runnable(recipe.search.engines)
+    task_of(recipe).runnable(recipe)
     share = recipe.distill.workers * recipe.resources.train.gradient_accumulation
     for key, rows in (("distill", recipe.distill.batch_size), ("teacher", recipe.teacher.batch_size)):
         if rows % share:
@@ -56,29 +47,14 @@ def refuse(recipe: Recipe, storage: Storage) -> None:
             "teacher.train is given and data.validation is not: the teacher's rows could hold validation rows; give "
             "data.validation a file of its own"
         )
-    refuse_too_long(recipe, check_model_folder(recipe.teacher.model))
-    if recipe.student.model is not None:
-        check_model_folder(recipe.student.model)
+    task_of(recipe).refuse(recipe)
     storage.refuse_unwritable()
 
 
-def refuse_too_long(recipe: Recipe, model: Path) -> None:
-    """Raises ValueError if texts may be longer than the teacher has positions, or its family cannot be pruned."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    if config["model_type"] not in ARCHITECTURES:
-        raise ValueError(
-            f"teacher.model has model_type {config['model_type']!r}, which has no row in the table of architectures; "
-            f"use one of {', '.join(ARCHITECTURES)}"
-        )
-    row = ARCHITECTURES[config["model_type"]]
-    positions = config.get("max_position_embeddings")
-    if positions is None:
-        return
-    most = positions - (config.get("pad_token_id", 1) + 1 if row.positions_count_from_padding else 0)
-    if recipe.data.max_length > most:
-        raise ValueError(
-            f"data.max_length = {recipe.data.max_length} is more than the {most} positions of the teacher; write {most}"
-        )
+def refuse_unknown(key: str, value: str, table: Iterable[str]) -> None:
+    """Raises ValueError if a name in the recipe is no row of its table."""
+    if value not in table:
+        raise ValueError(f"{key} = {value!r} is no row of its table; use one of {', '.join(table)}")
 
 
 def split(recipe: Recipe, storage: Storage, data: Data | None = None) -> Output:
@@ -86,18 +62,18 @@ def split(recipe: Recipe, storage: Storage, data: Data | None = None) -> Output:
     data = data or recipe.data
     files = {
         key: hashlib.sha256(read_bytes(path)).hexdigest()
-        for key in ("train", "validation", "test")
+        for key in ("train", "validation", "test", "forget")
         if (path := getattr(data, key))
     }
     inputs = {
         "files": files,
-        "columns": [data.text, data.label, *data.slices],
-        "max_length": data.max_length,
+        "reads": data.model_dump(include={"text", "label", "slices", "max_length", "format", "column"}),
+        "loss_on": data.learned,
         "seed": recipe.seed,
     }
 
     def build(out: Path) -> None:
-        make_splits(data, seed=recipe.seed).write(out)
+        task_of(recipe).make_splits(data, recipe.seed).write(out)
 
     return storage.stage("splits", inputs, build)
 

@@ -156,6 +156,8 @@ class Resources(Part):
     train: TrainResources = TrainResources()
     teacher: TeacherResources = TeacherResources()
     search: SearchResources = SearchResources()
+    validation_tokens: int | None = Field(8192, ge=1, description="generate: scored by every trial; null: all")
+    test_tokens: int | None = Field(None, ge=1, description="generate: scored by the final comparison; null: all")
     load_seconds: float = Field(8, ge=2, description="how long each finalist's endpoint is loaded at peak_rps")
 
 
@@ -210,6 +212,17 @@ class Recipe(Part):
                     f"kpi.latency_ms_p95 names {name!r}, which is no target; use one of {', '.join(names)}"
                 )
         return self
+
+    @property
+    def margin(self) -> float | None:
+        """How far the task's score may lie below the teacher's; None where the recipe sets no limit to that.
+
+        The score of a language model is the share of tokens that it and the teacher find likeliest, the teacher's 1.
+        """
+        quality = self.kpi.quality
+        if self.task == "classify":
+            return quality.max_drop
+        return None if quality.same_top is None else 1 - quality.same_top
 
     @classmethod
     def load(cls, path: str | Path, *, storage: str | None = None) -> Recipe:

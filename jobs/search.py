@@ -64,7 +64,7 @@ def run(
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             candidate = self.running.pop(trial_id)
             line = json.loads(result["line"]) if result else {**WORST, "error": "the trial's process died"}
-            params = params_of(candidate)
+            params = params_of(candidate, plan.space)
             line |= {"candidate": candidate.model_dump(), "rung": 1 if candidate.steps else 0}
             line |= {"params": params} if params else {}
             ledger.append(candidate.id, {"seconds": 0.0, **line})

@@ -64,6 +64,17 @@ def refuse_unreadable(recipe: Recipe) -> None:
         )
 
 
+def settle_accelerator() -> None:
+    """transformers asks DeepSpeed, which would look for an accelerator and warn on standard output where there is none.
+
+    For this process and those it starts; a cluster's nodes have an environment of their own.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def connect() -> Machine:
     """Starts Ray in this process, or joins the cluster that the environment names. Idempotent."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -81,9 +92,6 @@ def connect() -> Machine:
         _private_token()
     _quiet()
     resources = ray.cluster_resources()
-    if not resources.get("GPU"):
-        # transformers asks DeepSpeed, which would look for an accelerator and warn on standard output.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     return Machine(
         cpus=max(1, int(resources.get("CPU", 1)) - 1),  # one is left for the trials' drivers

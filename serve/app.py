@@ -35,9 +35,9 @@ class Args(BaseModel):
     target: str | None = Field(None, description="a target of the release; the first one if left out")
     despite_verdict: bool = Field(False, description="serve it though it was not accepted")
     replicas: int = Field(1, ge=1)
-    max_batch_size: int = Field(32, ge=1, description="rows")
-    batch_wait_timeout_s: float = Field(0.002, ge=0)
-    max_queued: int = Field(1024, ge=MAX_ROWS, description="rows inside a replica; more is a 503")
+    max_batch_size: int = Field(32, ge=1, description="rows; of a classifier")
+    batch_wait_timeout_s: float = Field(0.002, ge=0, description="of a classifier")
+    max_queued: int = Field(1024, ge=MAX_ROWS, description="rows inside a replica; more is a 503; of a classifier")
 
 
 def gathered(run: Run, *, max_batch_size: int, wait_s: float) -> Callable[[Sequence[str]], Awaitable[Part]]:

@@ -13,22 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
-import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from deshi.serve.batching import Full
 from deshi.serve.chat_template import Prompts
-from deshi.serve.contract import ErrorResponse, Refused, read_body, refuse_other_model
+from deshi.serve.contract import ErrorResponse, Refused, refuse_other_model
 from deshi.serve.engines.generation import GenerationEngine, GenerationParams, Step
+from deshi.serve.event_stream import EventStream, body_of, event, while_connected
 from deshi.serve.ingress import Info, _broken, _full, _no_route, _refused
 from deshi.serve.openai_contract import (
     ChatRequest,
@@ -41,7 +40,6 @@ from deshi.serve.openai_contract import (
 from deshi.serve.openai_reply import Answer, ChatReply, CompletionReply, usage
 from deshi.serve.serving import Serving
 
-T = TypeVar("T")
 Reply = ChatReply | CompletionReply
 
 
@@ -78,7 +76,7 @@ def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, i
     @app.post("/v1/chat/completions", responses=errors, openapi_extra=_body(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """The next turn of a conversation."""
-        asked = read_request(ChatRequest, await read_body(request), serving.name)
+        asked = read_request(ChatRequest, await body_of(request), serving.name)
         if not prompts.chats:
             message = "this model has no chat template; use POST /v1/completions"
             raise Refused(400, message, "no_chat_template", "messages")
@@ -93,7 +91,7 @@ def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, i
     @app.post("/v1/completions", responses=errors, openapi_extra=_body(CompletionRequest))
     async def completions(request: Request) -> Response:
         """The text that follows a text; of several, each one's."""
-        asked = read_request(CompletionRequest, await read_body(request), serving.name)
+        asked = read_request(CompletionRequest, await body_of(request), serving.name)
         wanted: list[tuple[list[int], GenerationParams]] = []
         for prompt in prompts_of(asked, prompts.vocabulary):
             ids = prompts.of_text(prompt) if isinstance(prompt, str) else prompt
@@ -142,18 +140,18 @@ async def _answered(
 ) -> Response:
     if not asked.stream:
         began = time.perf_counter()
-        answers = await _while_connected(request, _gathered(engine, wanted))
+        answers = await while_connected(request, _gathered(engine, wanted))
         queue_ms = max(answer.queue_ms for answer in answers)
         engine_ms = (time.perf_counter() - began) * 1e3 - queue_ms
         return JSONResponse(reply.whole(answers), headers=_timing(queue_ms, engine_ms))
     ids, params = wanted[0]
     began = time.perf_counter()
     steps = engine.submit(ids, params)
-    first = await _while_connected(request, anext(steps))  # what is refused has no stream yet to be told in
+    first = await while_connected(request, anext(steps))  # what is refused has no stream yet to be told in
     engine_ms = (time.perf_counter() - began) * 1e3 - first.queue_ms
     counted = bool(asked.stream_options and asked.stream_options.include_usage)
     events = _events(first, steps, reply, len(ids), counted)
-    return _EventStream(events, _timing(first.queue_ms, engine_ms))
+    return EventStream(events, _timing(first.queue_ms, engine_ms))
 
 
 async def _gathered(engine: GenerationEngine, wanted: Sequence[tuple[list[int], GenerationParams]]) -> list[Answer]:
@@ -172,92 +170,20 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     """The body of a stream, event by event."""
     async with contextlib.aclosing(steps):
-        yield _event(reply.opening(counted)) + _event(reply.chunk(first, counted))
+        yield event(reply.opening(counted)) + event(reply.chunk(first, counted))
         step = first
         try:
             while step.finish_reason is None:
                 step = await anext(steps)
-                yield _event(reply.chunk(step, counted))
+                yield event(reply.chunk(step, counted))
         except Exception:
             message = "the server failed on this request; its log says why"
             error = {"message": message, "type": "server_error", "param": None, "code": "internal"}
-            yield _event({"error": error})
+            yield event({"error": error})
             raise
     if counted:
-        yield _event(reply.closing(usage(prompt_tokens, step.completion_tokens)))
+        yield event(reply.closing(usage(prompt_tokens, step.completion_tokens)))
     yield b"data: [DONE]\n\n"
-
-
-def _event(content: dict[str, Any] | None) -> bytes:
-    if content is None:
-        return b""
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-class _EventStream(Response):
-    """Server-sent events, until they end or the client hangs up. One task a stream, no more."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
-        self._events = events
-        self.status_code = 200
-        self.background = None
-        # A proxy that gathers the events would undo the stream.
-        self.init_headers({**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See `Response`."""
-        await _or_left(receive, self._send(send))
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with contextlib.aclosing(self._events):
-            async for event in self._events:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-class _Left(Exception):
-    """The client has hung up."""
-
-
-async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled if the client hangs up: then nobody reads the error."""
-
-    async def run() -> T:
-        return await work
-
-    try:
-        return await _or_left(request.receive, run())
-    except _Left:
-        raise Refused(499, "the client has hung up", "client_left") from None
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
-
-
-async def _or_left(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`.
-
-    Raises:
-        _Left: once `receive` tells that the client has hung up; `work` has been cancelled by then.
-    """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise _Left
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _number(kind: str, request: Request) -> str:

@@ -114,7 +114,7 @@ def compiled(source: str) -> Any:
     class Generation(Extension):
         """`{% generation %}` marks the assistant's words for training; here it only holds them."""
 
-        tags = frozenset({"generation"})
+        tags = {"generation"}  # noqa: RUF012 - declared so by jinja2
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

@@ -220,7 +220,7 @@ def prompts_of(request: CompletionRequest, vocabulary: int) -> list[str] | list[
             raise Refused(400, message, "unknown_token", "prompt")
     if len(prompts) > 1 and request.stream:
         raise Refused(400, "several prompts cannot be streamed; send one, or stream = false", "invalid_value", "stream")
-    return prompts  # type: ignore[no-any-return]
+    return list(prompts)
 
 
 def _stops(request: _Request) -> tuple[str, ...]:

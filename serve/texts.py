@@ -14,6 +14,8 @@ from string import Formatter
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
+from deshi.serve.language_model_texts import LANGUAGE_MODEL_TEXTS
+
 Language = Literal["ja", "en"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 
@@ -261,7 +263,7 @@ TEXTS: Mapping[str, Text] = MappingProxyType(
         "quantity.unknown_token_rate": Text("未知語率", "unknown-token rate"),
         "quantity.slice_score": Text("区分ごとの{score}", "{score} of a slice"),
         "quantity.slice_drop": Text("区分ごとの低下", "drop of a slice"),
-        "quantity.engine_ms": Text("モデルの計算時間（16トークン1件）", "engine time (one row of 16 tokens)"),
+        "quantity.engine_ms": Text("モデルの計算時間（1件）", "engine time of one request"),
         "quantity.ratio_to_teacher": Text("教師に対する計算時間の比", "engine time over the teacher's"),
         "quantity.p50": Text("応答時間 中央値", "latency p50"),
         "quantity.p95": Text("応答時間 95%値", "latency p95"),
@@ -573,12 +575,12 @@ TEXTS: Mapping[str, Text] = MappingProxyType(
             "paired bootstrap over the slice's test rows",
         ),
         "record.interleaved": Text(
-            "{threads}スレッド、教師のfp32（ONNX Runtime）版と交互に測定",
-            "{threads} threads, interleaved with the teacher's fp32 ONNX Runtime build",
+            "{threads}スレッド、教師の{build}版と交互に測定",
+            "{threads} threads, interleaved with the teacher's {build} build",
         ),
         "record.one_row": Text(
-            "16トークンの1件、{threads}スレッド、教師のfp32（ONNX Runtime）版と交互に測定",
-            "1 row of 16 tokens, {threads} threads, interleaved with the teacher's fp32 ONNX Runtime build",
+            "16トークンの1件、{threads}スレッド、教師の{build}版と交互に測定",
+            "1 row of 16 tokens, {threads} threads, interleaved with the teacher's {build} build",
         ),
         "record.assumed": Text(
             "この機械は{cores}コアで、{threads}スレッドでも遅くならないと仮定",
@@ -712,6 +714,7 @@ TEXTS: Mapping[str, Text] = MappingProxyType(
         "list.comma": Text("、", ", "),
         "list.arrow": Text(" → ", " → "),
     }
+    | {key: Text(*said) for key, said in LANGUAGE_MODEL_TEXTS.items()}
 )
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from scipy import stats
 
 from deshi.jobs.evidence import money
+from deshi.jobs.evidence.kpis import MEASURES, memory_limit
 from deshi.jobs.evidence.kpis import kpi_rows as kpi_rows
-from deshi.jobs.evidence.kpis import memory_limit
 from deshi.jobs.evidence.numbers import digits
 from deshi.jobs.evidence.schema import (
     Decision,
+    Figure,
     KpiRow,
     KpiVerdict,
     Reason,
@@ -40,12 +41,15 @@ class FinalistTarget:
     size_mb: float
     memory_mb: float | None
     rps: Interval | None
+    first_token_ms_p95: float | None = None
+    per_token_ms_p95: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finalist:
     """What choosing needs: the drop on the validation rows, and what was measured on each target.
 
+    `measures` are other figures of quality that the KPIs may bound, by their names there.
     `latency_ms_p95` is as felt (engine, queue, HTTP and network), `rps` what one machine answers within the
     limit.
     """
@@ -53,6 +57,7 @@ class Finalist:
     digest: str
     drop: Interval
     targets: tuple[FinalistTarget, ...]
+    measures: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,7 @@ def choose(
     kpi: Kpi,
     targets: Sequence[Target],
     *,
+    margin: float | None,
     peak_rps: float,
     requests_per_month: float,
 ) -> Choice:
@@ -80,7 +86,7 @@ def choose(
     upper end of `rps` is at most the cheapest one's cost at the lower end of its. Ties go, in this order, to
     those whose quality validation already proves (interval below the limit; if it proves none, to the one
     nearest to it), to the smaller model, to the lower digest, so that the same figures always give the same
-    choice.
+    choice. `margin` is the most that the score may drop, None where that has no limit.
 
     The nearest has the fewest figures missing, then the least sum of violations, each as a share of its limit
     and rounded to three digits, then the lower digest.
@@ -88,7 +94,9 @@ def choose(
     if not finalists:
         raise ValueError("there are 0 finalists to choose from; let the search run longer or try more trials")
     broken = {
-        finalist.digest: violations(finalist, kpi, targets, peak_rps=peak_rps, requests_per_month=requests_per_month)
+        finalist.digest: violations(
+            finalist, kpi, targets, margin=margin, peak_rps=peak_rps, requests_per_month=requests_per_month
+        )
         for finalist in finalists
     }
     feasible = [finalist for finalist in finalists if not broken[finalist.digest]]
@@ -102,7 +110,12 @@ def choose(
     cheapest = min(feasible, key=lambda finalist: (cost(finalist, lambda rps: rps.value), finalist.digest))
     limit = cost(cheapest, lambda rps: rps.low)
     tied = [finalist for finalist in feasible if cost(finalist, lambda rps: rps.high) <= limit]
-    proven = [finalist for finalist in tied if finalist.drop.high < kpi.quality.max_drop]
+    proven = [
+        finalist
+        for finalist in tied
+        if (margin is None or finalist.drop.high < margin)
+        and all(bounded.high <= limit for bounded, limit in _bounded(finalist, kpi))
+    ]
     best = (
         min(proven, key=lambda finalist: (_size_mb(finalist), finalist.digest))
         if proven
@@ -134,16 +147,27 @@ def cost_per_hour(
 
 
 def violations(
-    finalist: Finalist, kpi: Kpi, targets: Sequence[Target], *, peak_rps: float, requests_per_month: float
+    finalist: Finalist,
+    kpi: Kpi,
+    targets: Sequence[Target],
+    *,
+    margin: float | None,
+    peak_rps: float,
+    requests_per_month: float,
 ) -> dict[str, float]:
     """Each missed KPI -> by which share of its limit; infinite where its figure is missing."""
     found: dict[str, tuple[float | None, float | None]] = {
-        "drop": (finalist.drop.value, kpi.quality.max_drop),
+        "drop": (finalist.drop.value, margin),
         "size_mb": (_size_mb(finalist), kpi.size_mb),
     }
+    for name in MEASURES:
+        measured = finalist.measures.get(name)
+        found[name] = (None if measured is None else measured.value, getattr(kpi.quality, name))
     for target in targets:
         here = _on(finalist, target.name)
         found[f"latency_ms_p95.{target.name}"] = (here.latency_ms_p95, kpi.latency_ms_p95.get(target.name))
+        found[f"first_token_p95.{target.name}"] = (here.first_token_ms_p95, kpi.latency_ms.first_token_p95)
+        found[f"per_token_p95.{target.name}"] = (here.per_token_ms_p95, kpi.latency_ms.per_token_p95)
         found[f"memory_mb.{target.name}"] = (here.memory_mb, memory_limit(kpi, target))
         cost = None
         if here.rps is not None and here.rps.value > 0:
@@ -160,6 +184,8 @@ def violations(
 
 _SUBJECTS = {
     "latency_ms_p95": "latency p95 on {target}",
+    "first_token_p95": "first token p95 on {target}",
+    "per_token_p95": "time of a token p95 on {target}",
     "size_mb": "size",
     "memory_mb": "peak memory on {target}",
     "cost_per_1000": "cost of 1,000 requests on {target}",
@@ -168,6 +194,19 @@ _OUTCOMES = {
     "pass": "{value} {unit}, within the limit of {limit}",
     "fail": "{value} {unit}, over the limit of {limit}",
     "inconclusive": "{value} {unit} ({low} to {high}) straddles the limit of {limit}; measure for longer",
+    "unmeasured": "not measured, so the limit of {limit} {unit} is not shown to hold",
+}
+_TEXT_SUBJECTS = {
+    "kl_mean": "mean KL to the teacher",
+    "perplexity_ratio": "perplexity over the teacher's",
+}
+_TEXT_OUTCOMES = {
+    "pass": "{value} {unit} ({low} to {high}), all of it within the limit of {limit}",
+    "fail": "{value} {unit} ({low} to {high}), all of it over the limit of {limit}",
+    "inconclusive": "{value} {unit} ({low} to {high}), astride the limit of {limit}: about {rows} test rows would "
+    "settle it",
+    "inconclusive_above": "{value} {unit} ({low} to {high}), astride the limit of {limit}, the estimate not below it: "
+    "more rows would sooner reject",
     "unmeasured": "not measured, so the limit of {limit} {unit} is not shown to hold",
 }
 _DROP = "the score drops by {value} points ({low} to {high}), "
@@ -188,16 +227,20 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         for kind, subject in _SUBJECTS.items()
         for outcome, sentence in _OUTCOMES.items()
     }
+    | {
+        f"{kind}.{outcome}": f"{subject}: {sentence}"
+        for kind, subject in _TEXT_SUBJECTS.items()
+        for outcome, sentence in _TEXT_OUTCOMES.items()
+    }
 )
 
 
-def verdict(drop: Interval, rows: Sequence[KpiRow], *, confidence: float) -> Verdict:
+def verdict(rows: Sequence[KpiRow], *, confidence: float) -> Verdict:
     """REJECT if any KPI fails, else INCONCLUSIVE if any is undecided, else ACCEPT; its reasons are those KPIs.
 
     Args:
-        drop: the drop on the test rows with its interval at `confidence`.
-        rows: all KPI rows of the chosen model, from `kpi_rows`.
-        confidence: of the interval; plans the rows that would settle an inconclusive drop.
+        rows: all KPI rows of the chosen model on the test rows, from `kpi_rows`.
+        confidence: of the intervals; plans the rows that would settle an inconclusive figure of quality.
     """
     verdicts = {row.verdict for row in rows}
     decision: Decision = "REJECT" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "ACCEPT"
@@ -207,33 +250,36 @@ def verdict(drop: Interval, rows: Sequence[KpiRow], *, confidence: float) -> Ver
         "ACCEPT": ("PASS",),
     }
     speaking = [row for wanted in order[decision] for row in rows if row.verdict == wanted]
-    needed = next(
-        (
-            _settled_by(drop, row.limit, confidence)
-            for row in rows
-            if row.name == "drop" and row.verdict == "INCONCLUSIVE" and row.limit is not None
-        ),
-        None,
-    )
-    reasons = [_reason(row, needed) for row in speaking]
+    needed = {
+        row.name: _settled_by(row.figure, row.limit, confidence)
+        for row in rows
+        if row.axis == "quality" and row.verdict == "INCONCLUSIVE" and row.limit is not None
+    }
+    reasons = [_reason(row, needed.get(row.name)) for row in speaking]
     projected = dict.fromkeys(_target(row) for row in speaking if row.figure.basis == "projected" and _target(row))
     reasons += [_sentence("projected", {"target": target}) for target in projected]
-    return Verdict(decision=decision, reasons=tuple(reasons), rows_needed=needed)
+    settled = [count for count in needed.values() if count is not None]
+    unsettled = len(settled) < len(needed)
+    return Verdict(
+        decision=decision, reasons=tuple(reasons), rows_needed=max(settled) if settled and not unsettled else None
+    )
 
 
-def _settled_by(drop: Interval, margin: float, confidence: float) -> int | None:
-    """Rows for 80% power, with the variance of a row's difference read off the interval, so for any score."""
-    error = (drop.high - drop.low) / (2 * float(stats.norm.ppf((1 + confidence) / 2)))
+def _settled_by(figure: Figure, margin: float, confidence: float) -> int | None:
+    """Rows for 80% power, with the variance of a row's difference read off the interval, so for any figure."""
+    if figure.value is None or figure.low is None or figure.high is None or not figure.n:
+        return None
+    error = (figure.high - figure.low) / (2 * float(stats.norm.ppf((1 + confidence) / 2)))
     if not math.isfinite(error):
         return None
-    needed = rows_needed(drop.value, drop.n * error**2 + drop.value**2, margin, confidence)
-    return None if needed is None else max(needed, drop.n + 1)
+    needed = rows_needed(figure.value, figure.n * error**2 + figure.value**2, margin, confidence)
+    return None if needed is None else max(needed, figure.n + 1)
 
 
 def _reason(row: KpiRow, needed: int | None) -> Reason:
     figure, kind = row.figure, row.name.partition(".")[0]
     outcome = "unmeasured" if figure.value is None else row.verdict.lower()
-    if kind == "drop" and outcome == "inconclusive" and needed is None:
+    if row.axis == "quality" and outcome == "inconclusive" and needed is None:
         outcome = "inconclusive_above"
     scale, decimals = (100, 2) if kind == "drop" else (1, None)
     numbers = {"value": figure.value, "low": figure.low, "high": figure.high, "limit": row.limit}
@@ -253,6 +299,12 @@ def _target(row: KpiRow) -> str:
 def _distance(digest: str, missed: Mapping[str, float]) -> tuple[int, float, str]:
     finite = [by for by in missed.values() if math.isfinite(by)]
     return len(missed) - len(finite), round(sum(finite), 3), digest
+
+
+def _bounded(finalist: Finalist, kpi: Kpi) -> list[tuple[Interval, float]]:
+    """The other figures of quality that have a limit, each with it."""
+    limits = {name: getattr(kpi.quality, name) for name in finalist.measures}
+    return [(finalist.measures[name], limit) for name, limit in limits.items() if limit is not None]
 
 
 def _size_mb(finalist: Finalist) -> float:

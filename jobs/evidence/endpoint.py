@@ -43,7 +43,7 @@ class Felt(Frozen):
 
 @contextlib.contextmanager
 def running(folder: Path, target: str, *, module: str) -> Iterator[tuple[str, Memory]]:
-    """Starts an endpoint, `python -m MODULE FOLDER --target T --port P`; yields its URL and memory, and stops it.
+    """Starts an endpoint, `python -m MODULE FOLDER --target T --port P`; yields its base URL and memory, and stops it.
 
     Raises:
         ValueError: if it does not answer within two minutes, with the end of what it printed.
@@ -59,7 +59,7 @@ def running(folder: Path, target: str, *, module: str) -> Iterator[tuple[str, Me
         try:
             with process_tree_peak(server.pid) as memory:
                 _wait(f"http://127.0.0.1:{port}/healthz", server, said)
-                yield f"http://127.0.0.1:{port}/classify", memory
+                yield f"http://127.0.0.1:{port}", memory
         finally:
             server.send_signal(signal.SIGTERM)
             try:
@@ -87,7 +87,8 @@ def felt(
     quiet p95 where there is no KPI), sought from a quarter of what the engine alone (`engine_ms` a text) would do.
     """
     module = "deshi.serve.run" if target.serves_with_ray else "deshi.serve.process"
-    with running(folder, target.name, module=module) as (url, memory):
+    with running(folder, target.name, module=module) as (base, memory):
+        url = f"{base}/classify"
         in_own_process("open", url, texts, rps=min(peak_rps, 20), seconds=2, seed=seed + 1)  # warm-up
         samples = in_own_process("open", url, texts, rps=peak_rps, seconds=seconds, seed=seed)
         good = [sample for sample in samples if sample.status == 200]
@@ -148,8 +149,8 @@ def closed_loop_rate(
     folder: Path, target: str, texts: Sequence[str], *, module: str, clients: int, seconds: float, seed: int
 ) -> Rate:
     """`clients` that each send their next request when they have their answer, against one endpoint."""
-    with running(folder, target, module=module) as (url, _):
-        samples = in_own_process("closed", url, texts, clients=clients, seconds=seconds, seed=seed)
+    with running(folder, target, module=module) as (base, _):
+        samples = in_own_process("closed", f"{base}/classify", texts, clients=clients, seconds=seconds, seed=seed)
     good = [sample.latency_ms for sample in samples if sample.status == 200]
     return Rate(rps=len(good) / seconds, p50_ms=float(np.quantile(good, 0.5)), p99_ms=float(np.quantile(good, 0.99)))
 

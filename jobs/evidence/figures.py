@@ -47,8 +47,12 @@ def model_name(evidence: Evidence, row: ModelRow, lang: Language) -> str:
 
 
 def margin_of(evidence: Evidence) -> float | None:
-    """The largest drop that the recipe allows."""
-    return evidence.recipe.get("kpi", {}).get("quality", {}).get("max_drop")
+    """The largest drop that the recipe allows; of a language model, how many tokens may differ from the teacher's."""
+    quality = evidence.recipe.get("kpi", {}).get("quality", {})
+    if evidence.task == "classify":
+        return quality.get("max_drop")
+    same = quality.get("same_top")
+    return None if same is None else 1 - same
 
 
 def drop_status(low: float | None, high: float | None, margin: float | None) -> str:

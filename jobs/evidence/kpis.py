@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from deshi.jobs.evidence.schema import Figure, KpiRow, KpiVerdict, ModelRow, TargetRow
 from deshi.serve.kpi import Kpi, Target
 from deshi.serve.statistics import non_inferior
 
+MEASURES = {"kl_mean": "nats", "perplexity_ratio": "ratio"}  # figures of quality beside the drop -> unit
 
-def kpi_rows(row: ModelRow, kpi: Kpi, targets: Sequence[Target], *, currency: str) -> tuple[KpiRow, ...]:
+
+def kpi_rows(
+    row: ModelRow, kpi: Kpi, targets: Sequence[Target], *, margin: float | None, currency: str
+) -> tuple[KpiRow, ...]:
     """One row for each KPI on each target, from a model's test figures; without a limit it is NO TARGET.
 
-    Latency is the p95 that a user feels, network included. A figure of a target that could only be projected
-    keeps the basis "projected" beside its verdict.
+    `margin` is the most that the score may drop. Latency is the p95 that a user feels, network included. A figure of a
+    target that could only be projected keeps the basis "projected" beside its verdict.
     """
     quality = row.quality
     drop = quality.drop or _not_measured("share")
@@ -27,17 +32,22 @@ def kpi_rows(row: ModelRow, kpi: Kpi, targets: Sequence[Target], *, currency: st
         KpiRow(
             axis="quality",
             name="drop",
-            limit=kpi.quality.max_drop,
+            limit=margin,
             limit_is="at most",
             figure=drop,
-            verdict=_quality_verdict(drop, kpi.quality.max_drop),
+            verdict="NO TARGET" if margin is None else _quality_verdict(drop, margin),
         )
     ]
+    for name, unit in MEASURES.items():
+        rows += _bound("quality", name, quality.measures.get(name), getattr(kpi.quality, name), unit=unit)
     places = {place.target: place for place in row.targets}
     for target in targets:
         place = places.get(target.name)
         latency = place.latency.p95 if place is not None and place.latency is not None else None
         rows += _operations(f"latency_ms_p95.{target.name}", latency, kpi.latency_ms_p95.get(target.name), unit="ms")
+        for name in ("first_token_p95", "per_token_p95"):
+            felt = None if place is None else getattr(place.latency, name, None)
+            rows += _operations(f"{name}.{target.name}", felt, getattr(kpi.latency_ms, name), unit="ms")
     rows += _operations("size_mb", _largest(row.targets), kpi.size_mb, unit="MB")
     for target in targets:
         place = places.get(target.name)
@@ -75,13 +85,19 @@ def _at_most(figure: Figure, limit: float | None) -> KpiVerdict:
 
 
 def _operations(name: str, figure: Figure | None, limit: float | None, *, unit: str) -> list[KpiRow]:
+    return _bound("operations", name, figure, limit, unit=unit)
+
+
+def _bound(
+    axis: Literal["quality", "operations"], name: str, figure: Figure | None, limit: float | None, *, unit: str
+) -> list[KpiRow]:
     """The row, or none where there is neither a limit nor a figure."""
     if figure is None and limit is None:
         return []
     shown = figure or _not_measured(unit)
     return [
         KpiRow(
-            axis="operations",
+            axis=axis,
             name=name,
             limit=limit,
             limit_is="at most",

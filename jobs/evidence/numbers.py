@@ -45,6 +45,8 @@ UNITS = MappingProxyType(
         "requests/s": Style(suffix="unit.rps"),
         "nats": Style(decimals=3, suffix="nats"),
         "machines": Style(decimals=0),
+        "perplexity": PLAIN,
+        "tokens/s": Style(suffix="unit.tokens_per_second"),
         "ratio": Style(decimals=3, suffix="unit.times", spaced=False),
         "x": Style(decimals=3, suffix="unit.times", spaced=False),
         "": PLAIN,

@@ -15,6 +15,7 @@ from deshi.jobs.evidence.schema import Basis, Figure, LatencyParts, TargetRow
 from deshi.jobs.recipe import Business, Recipe
 from deshi.jobs.stages.builds import size_mb
 from deshi.jobs.stages.lesson import Lesson
+from deshi.jobs.task import task_of
 from deshi.serve.kpi import Target
 
 
@@ -24,11 +25,14 @@ def target_row(lesson: Lesson, each: Contender, target: Target) -> TargetRow:
     served = each.finalist.serving.targets[target.name]
     here = target.threads <= cores
     basis: Basis = "measured" if here else "projected"
-    how = f"{min(target.threads, cores)} threads, interleaved with the teacher's fp32 ONNX Runtime build"
+    how = f"{min(target.threads, cores)} threads, interleaved with the teacher's {task_of(recipe).yardstick} build"
     if not here:
         how += f"; this machine has {cores} cores, {target.threads} threads are assumed to be no slower"
-    build = served.builds["1x16"]
-    row = next(row for row in each.finalist.latency[target.name] if row.engine == build and row.shape == "1x16")
+    task = task_of(recipe)
+    build = served.builds[task.one_request]
+    row = next(
+        row for row in each.finalist.latency[target.name] if (row.engine, row.shape) == (build, task.one_request)
+    )
     rate, latency = felt_at(recipe, each, target, here=here)
     felt = each.felt.get(target.name)
 
@@ -39,7 +43,7 @@ def target_row(lesson: Lesson, each: Contender, target: Target) -> TargetRow:
         target=target.name,
         build=build,
         builds=served.builds,
-        engine_ms=timed(row.median_ms, row.low, row.high, "ms", f"1 row of 16 tokens, {how}"),
+        engine_ms=timed(row.median_ms, row.low, row.high, "ms", f"{task.one_request_is}, {how}"),
         ratio_to_teacher=timed(row.ratio_to_reference, row.ratio_low, row.ratio_high, "ratio", how),
         latency=latency,
         throughput_rps=rate,
@@ -96,6 +100,7 @@ def projected(felt: Felt, measured_on: str, target: Target) -> tuple[Figure, Lat
         )
 
     parts = felt.latency
+    first = parts.first_token_p95
     by = target.rtt_ms - (parts.network.value or 0.0)
     return moved(felt.throughput_rps, 0.0), LatencyParts(
         p50=moved(parts.p50, by),
@@ -104,4 +109,7 @@ def projected(felt: Felt, measured_on: str, target: Target) -> tuple[Figure, Lat
         queue_p95=moved(parts.queue_p95, 0.0),
         http_p95=moved(parts.http_p95, 0.0),
         network=parts.network.model_copy(update={"value": target.rtt_ms}),
+        first_token_p95=first and moved(first, by),
+        per_token_p95=parts.per_token_p95 and moved(parts.per_token_p95, 0.0),
+        tokens_per_second=parts.tokens_per_second and moved(parts.tokens_per_second, 0.0),
     )

@@ -6,11 +6,13 @@ it.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field
 
 from deshi.serve.kpi import Frozen
+from deshi.serve.statistics import Interval
 
 Basis = Literal["measured", "projected", "computed", "not measured"]
 Role = Literal["chosen", "teacher", "distilled", "control"]
@@ -28,6 +30,12 @@ class Figure(Frozen):
     high: float | None = None
     basis: Basis = "measured"
     how: str = Field("", description="one line: the command, function or formula that gave it")
+
+
+def figure_of(interval: Interval, unit: str, how: str) -> Figure:
+    """A measured figure; an end that could not be had is left out."""
+    ends = [end if math.isfinite(end) else None for end in (interval.low, interval.high)]
+    return Figure(value=interval.value, unit=unit, n=interval.n, low=ends[0], high=ends[1], how=how)
 
 
 class SliceRow(Frozen):
@@ -53,6 +61,7 @@ class Quality(Frozen):
     kl: Figure | None = Field(None, description="KL(teacher || model), nats a row")
     calibration_error: Figure | None = None
     unknown_token_rate: Figure | None = None
+    measures: dict[str, Figure] = Field(default_factory=dict, description="of a text: perplexity, kl_mean and others")
     slices: tuple[SliceRow, ...] = ()
 
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from deshi.jobs.choose import Chosen
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence import measure, money
+from deshi.jobs.evidence import money
 from deshi.jobs.evidence.schema import Figure, OrderRow, Removed, TrialPoint, WaterfallStep
-from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.ladder import Line, Plan, dominates, promising
 from deshi.jobs.session import Machine
 from deshi.jobs.stages import builds, chain
@@ -17,19 +16,17 @@ from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.stages.orders import legal
 from deshi.jobs.storage import Output
+from deshi.jobs.task import task_of
 from deshi.jobs.trial import Bench
 from deshi.serve.statistics import proportion_interval
 
-BITS = {"fp32": "32-bit floating point", "w8a8": "8-bit weights and activations", "w8a16": "8-bit weights"}
-HOW = {
-    "intervals": "two-sided at kpi.quality.confidence; a verdict asks whether all of the interval lies "
-    "within the limit",
-    "selection": "candidates were ranked on validation labels and on agreement with the teacher on held-out "
-    "unlabelled rows; the test rows were opened once, after the choice",
-    "latency": "engines timed in one window, in random order, beside the teacher's fp32 build; latency as felt "
-    "measured through the running endpoint, open loop at peak_rps on loopback, load generator on the same cores",
-    "cost": "whole machines at peak_rps within the latency limit, paid all month; cost at full use is a lower bound",
-    "controls": "the same shape, steps, labels and engine as the winner, without the teacher's answers",
+BITS = {
+    "fp32": "32-bit floating point",
+    "w8a8": "8-bit weights and activations",
+    "w8a16": "8-bit weights",
+    "f16": "16-bit floating point",
+    "q8_0": "8-bit weights in blocks of 32",
+    "q4_0": "4-bit weights in blocks of 32",
 }
 
 
@@ -58,7 +55,7 @@ def front(lines: Sequence[Line], chosen_id: str) -> tuple[TrialPoint, ...]:
 
 def waterfall(lesson: Lesson, machine: Machine, bench: Bench, chosen: Chosen) -> tuple[WaterfallStep, ...]:
     """The winner after each stage that changed it, on validation rows and the first target."""
-    candidate = chosen.winner.candidate
+    candidate, task = chosen.winner.candidate, task_of(lesson.recipe)
     steps: list[WaterfallStep] = []
     seen: set[str] = set()
     yardstick = Output(key=bench.yardstick_key, storage=lesson.storage)
@@ -67,9 +64,9 @@ def waterfall(lesson: Lesson, machine: Machine, bench: Bench, chosen: Chosen) ->
         made.insert(0, ("teacher", Output(key=lesson.teacher_key, storage=lesson.storage)))
     for stage, model in made:
         is_last = stage in ("quantize", "static")
-        build = measure.YARDSTICK
+        build = task.yardstick
         if is_last:
-            build = next(iter(chosen.winner.finalist.serving.targets.values())).builds["1x16"]
+            build = next(iter(chosen.winner.finalist.serving.targets.values())).builds[task.one_request]
         if stage == "static" or f"{model.key}/{build}" not in seen:
             name = "teacher" if model.key == lesson.teacher_key and not is_last else stage
             steps.append(_after(name, model, build, lesson, bench, yardstick))
@@ -78,16 +75,13 @@ def waterfall(lesson: Lesson, machine: Machine, bench: Bench, chosen: Chosen) ->
 
 
 def _after(stage: str, model: Output, build: str, lesson: Lesson, bench: Bench, yardstick: Output) -> WaterfallStep:
-    recipe, target = lesson.recipe, lesson.recipe.targets[0]
+    task, target = task_of(lesson.recipe), lesson.recipe.targets[0]
     served = builds.export(lesson, model, [build])
-    rows = measure.latency(lesson, served, yardstick, builds=[build], threads=bench.threads, shapes=bench.shape)
+    rows = task.latency(lesson, served, yardstick, builds=[build], threads=bench.threads, shapes=bench.shape)
     ms = next(row.median_ms for row in rows if row.engine == build)
-    asked = measure.classifier(served.path, lesson, measure.everywhere(build), threads=bench.threads)
-    told = measure.answers(asked, lesson.splits.table("validation"), lesson.splits.labels)
-    score = SCORES[recipe.kpi.quality.score](told.labels, told.predictions, len(lesson.splits.labels))
     return WaterfallStep(
         stage=stage,
-        score=score,
+        score=task.judge(lesson, served.path, build, bench.threads)["score"],
         latency_ms=ms,
         size_mb=builds.size_mb(served.path, [build]),
         cost_per_1000=money.cost_per_1000_full_use(target.price_per_hour, 1e3 / ms),
@@ -96,7 +90,7 @@ def _after(stage: str, model: Output, build: str, lesson: Lesson, bench: Bench, 
 
 def orders(lesson: Lesson, plan: Plan, lines: Sequence[Line]) -> tuple[OrderRow, ...]:
     """Each stage order on one shape at one budget; the illegal ones with the reason."""
-    bottom = [line for line in lines if line["rung"] == 0]
+    bottom, task = [line for line in lines if line["rung"] == 0], task_of(lesson.recipe)
     shapes = promising(bottom, plan)
     found = []
     for order in plan.orders:
@@ -107,7 +101,7 @@ def orders(lesson: Lesson, plan: Plan, lines: Sequence[Line]) -> tuple[OrderRow,
         line = next((line for line in lines if line["error"] is None and _is(line, order.name, shapes)), None)
         if line is None:
             continue
-        n = lesson.splits.table("validation").num_rows
+        n, beside = task.ranked_on(lesson)
         share = proportion_interval(round(line["score"] * n), n, confidence=lesson.recipe.kpi.quality.confidence)
         found.append(
             OrderRow(
@@ -120,13 +114,13 @@ def orders(lesson: Lesson, plan: Plan, lines: Sequence[Line]) -> tuple[OrderRow,
                     n=n,
                     low=share.low,
                     high=share.high,
-                    how="validation rows, Wilson",
+                    how=task.score_how,
                 ),
                 agreement=Figure(
                     value=line["agreement"],
                     unit="share",
-                    n=lesson.splits.table("agreement").num_rows,
-                    how="same class as the teacher on held-out unlabelled rows",
+                    n=beside,
+                    how=task.agreement_how,
                 ),
                 size_mb=line["size_mb"],
                 training_steps=line["candidate"]["steps"],

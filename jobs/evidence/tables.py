@@ -164,12 +164,23 @@ def quantity_name(e: Evidence, quantity: str, lang: Language) -> str:
     return text(f"quantity.{quantity}", lang, score=named("score", e.score_name, lang))
 
 
+def measures(e: Evidence, lang: Language) -> list[tuple[str, list[tuple[ModelRow, Figure | None]]]]:
+    """What was measured of a language model's text: a quantity in words, and every model's figure."""
+    names = dict.fromkeys(name for model in e.models for name in model.quality.measures)
+    return [
+        (quantity_name(e, name, lang), [(model, model.quality.measures.get(name)) for model in e.models])
+        for name in names
+    ]
+
+
 def every_figure(e: Evidence, lang: Language) -> Iterator[tuple[str, Figure]]:
     """All figures of the evidence, each with what it measures."""
     for model in e.models:
         for quantity in STYLES:
             if (figure := getattr(model.quality, quantity)) is not None:
                 yield quantity_name(e, quantity, lang), figure
+        for quantity, figure in model.quality.measures.items():
+            yield quantity_name(e, quantity, lang), figure
         for row in model.quality.slices:
             yield quantity_name(e, "slice_score", lang), row.score
             yield quantity_name(e, "slice_drop", lang), row.drop

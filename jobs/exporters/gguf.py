@@ -6,12 +6,8 @@
             (and the output matrix, where it is apart) stay q8_0, see EDGES
 
 A matrix whose rows are no multiple of 32 is written in f16, whatever the scheme: a pruned feed-forward width should
-be a multiple of 32. Vectors (norms, biases) stay f32. Tied embeddings are written once. Sizes are read from the
-config, so pruned layers, feed-forward width, heads, key-value heads and vocabulary need nothing of their own.
-
-Llama's query and key rows are stored in llama.cpp's rotary order: transformers rotates the pairs (i, i + d/2) of a
-head of width d, llama.cpp for this architecture (2i, 2i + 1). Llama 3's scaled rotary frequencies become the tensor
-`rope_freqs.weight` [d/2], factors by which each frequency is divided.
+be a multiple of 32. Vectors (norms, biases) stay f32. Names and orders are those of `gguf_layout.py`. Llama 3's
+scaled rotary frequencies become the tensor `rope_freqs.weight` [d/2], factors by which each frequency is divided.
 
 Tensors are read, quantized and written one at a time, so that memory holds one of them.
 """
@@ -20,13 +16,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from deshi.jobs.exporters.gguf_layout import LAYOUTS, StoredWeight, config_of, rotary_pairs, shell_of, stored_weights
 from deshi.jobs.gguf_tokenizer import ROLES, GgufTokenizer, read_folder
 
 Scheme = Literal["f16", "q8_0", "q4_0"]
@@ -35,51 +32,6 @@ BLOCK = 32  # weights that share a scale
 MATRICES: dict[Scheme, str] = {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
 EDGES: dict[Scheme, str] = {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q8_0"}  # token embeddings, output matrix
 FILE_TYPES: dict[Scheme, str] = {"f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """One architecture: transformers' module names of a layer -> GGUF's, and what is stored otherwise than there."""
-
-    architecture: str
-    layer: Mapping[str, str]
-    rotary_pairs: Mapping[str, str] = field(default_factory=dict)  # GGUF name -> config key with its number of heads
-    biases: Callable[[Mapping[str, Any]], set[str]]  # GGUF names of a layer that have a bias
-
-
-ATTENTION = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-}
-GATED = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
-
-
-def _llama_biases(config: Mapping[str, Any]) -> set[str]:
-    attention = set(ATTENTION.values()) if config.get("attention_bias") else set()
-    return attention | (set(GATED.values()) if config.get("mlp_bias") else set())
-
-
-LAYOUTS = {
-    "llama": Layout(
-        architecture="llama",
-        layer={**NORMS, **ATTENTION, **GATED},
-        rotary_pairs={"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"},
-        biases=_llama_biases,
-    ),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Tensor:
-    """`source` is the name in safetensors, `heads` the number of heads whose rows change order (0: none)."""
-
-    source: str
-    name: str
-    heads: int = 0
-    edge: bool = False
 
 
 def export(model_folder: Path, out: Path, *, scheme: Scheme) -> None:
@@ -92,16 +44,15 @@ def export(model_folder: Path, out: Path, *, scheme: Scheme) -> None:
         raise ValueError(f"scheme {scheme!r} is not made for llama.cpp; use {', '.join(get_args(Scheme))}")
     import gguf
 
-    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
-    layout = _layout_of(model_folder, config)
+    config = config_of(model_folder)
     rope = _rope(model_folder, config)
     tokenizer = read_folder(model_folder, int(config["vocab_size"]))
     stored = _Stored(model_folder)
-    tensors = _tensors(model_folder, config, layout, stored)
+    tensors = _weights(model_folder, config, stored)
 
     out.mkdir(parents=True, exist_ok=True)
     part = out / f".{MODEL_FILE}.part"
-    writer = gguf.GGUFWriter(part, layout.architecture)
+    writer = gguf.GGUFWriter(part, LAYOUTS[config["model_type"]].architecture)
     try:
         _write_shape(writer, config, rope, scheme, parameters=sum(math.prod(stored.shape(t.source)) for t in tensors))
         _write_tokenizer(writer, tokenizer)
@@ -123,15 +74,6 @@ def export(model_folder: Path, out: Path, *, scheme: Scheme) -> None:
         part.unlink(missing_ok=True)
 
 
-def _layout_of(folder: Path, config: Mapping[str, Any]) -> Layout:
-    family = config.get("model_type")
-    if family not in LAYOUTS:
-        raise ValueError(f"{folder} is of the family {family!r}; GGUF is written for {', '.join(LAYOUTS)}")
-    if config.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"{folder} has hidden_act {config['hidden_act']!r}; llama.cpp runs this family with silu only")
-    return LAYOUTS[family]
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Rope:
     theta: float
@@ -140,13 +82,13 @@ class _Rope:
 
 
 def _rope(folder: Path, config: Mapping[str, Any]) -> _Rope:
-    """transformers 5 keeps all in `rope_parameters`; older folders have `rope_theta` and `rope_scaling`."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
+    rope, layout = config["rope_parameters"], LAYOUTS[config["model_type"]]
+    theta, kind = float(rope["rope_theta"]), rope.get("rope_type", "default")
     width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in ("default", "llama3"):
-        raise ValueError(f"{folder} scales its positions by {kind!r}; GGUF is written for the kinds default and llama3")
+    kinds = ("default", "llama3") if layout.rope_factors else ("default",)
+    if kind not in kinds or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        what = repr(kind) if kind not in kinds else "a partial_rotary_factor"
+        raise ValueError(f"{folder} turns its positions by {what}; GGUF is written here for {' and '.join(kinds)}")
     if kind == "default":
         return _Rope(theta=theta, width=width, factors=None)
     # Llama 3.1: wavelengths beyond the old context are stretched by `factor`, short ones stay, with a ramp between.
@@ -180,34 +122,27 @@ class _Stored:
         return values
 
 
-def _tensors(folder: Path, config: Mapping[str, Any], layout: Layout, stored: _Stored) -> list[_Tensor]:
+def _weights(folder: Path, config: Mapping[str, Any], stored: _Stored) -> list[StoredWeight]:
     """All tensors in the file's order; exactly those that the folder holds."""
-    wanted = list(_expected(config, layout))
+    from transformers import AutoConfig
+
+    wanted = list(stored_weights(config))
     known = {tensor.source for tensor in wanted}
-    tied = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
+    tied = {"lm_head.weight"} if config["tie_word_embeddings"] else set()
     unknown = sorted(name for name in set(stored.file_of) - known - tied if not name.endswith("rotary_emb.inv_freq"))
     if unknown or (missing := sorted(known - set(stored.file_of))):
         what = f"holds {unknown[0]}, which" if unknown else f"lacks {missing[0]}, which"
         rule = "no tensor of its architecture is called" if unknown else "its config announces"
         raise ValueError(f"{folder} {what} {rule}; save the model again with save_pretrained")
+    shell = shell_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    shapes = {name: list(value.shape) for name, value in shell.state_dict().items()}
+    for weight in wanted:
+        if stored.shape(weight.source) != shapes[weight.source]:
+            raise ValueError(
+                f"{folder} has {weight.source} in shape {stored.shape(weight.source)}, its config asks for "
+                f"{shapes[weight.source]}; save the model again with save_pretrained"
+            )
     return wanted
-
-
-def _expected(config: Mapping[str, Any], layout: Layout) -> Iterator[_Tensor]:
-    yield _Tensor(source="model.embed_tokens.weight", name="token_embd.weight", edge=True)
-    biased = layout.biases(config)
-    for number in range(config["num_hidden_layers"]):
-        for module, name in layout.layer.items():
-            # A config of before grouped attention has no num_key_value_heads.
-            key = layout.rotary_pairs.get(name)
-            heads = 0 if key is None else config.get(key) or config["num_attention_heads"]
-            for kind in ("weight", "bias") if name in biased else ("weight",):
-                yield _Tensor(
-                    source=f"model.layers.{number}.{module}.{kind}", name=f"blk.{number}.{name}.{kind}", heads=heads
-                )
-    yield _Tensor(source="model.norm.weight", name="output_norm.weight")
-    if not config.get("tie_word_embeddings"):
-        yield _Tensor(source="lm_head.weight", name="output.weight", edge=True)
 
 
 def _write_shape(writer: Any, config: Mapping[str, Any], rope: _Rope, scheme: Scheme, *, parameters: int) -> None:
@@ -220,7 +155,7 @@ def _write_shape(writer: Any, config: Mapping[str, Any], rope: _Rope, scheme: Sc
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_key_length(rope.width)  # pruned heads make it other than embedding / heads
     writer.add_value_length(rope.width)
     writer.add_rope_dimension_count(rope.width)
@@ -246,7 +181,7 @@ def _write_tokenizer(writer: Any, tokenizer: GgufTokenizer) -> None:
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def _kind(tensor: _Tensor, shape: list[int], scheme: Scheme) -> Any:
+def _kind(tensor: StoredWeight, shape: list[int], scheme: Scheme) -> Any:
     import gguf
 
     if len(shape) == 1:
@@ -255,7 +190,7 @@ def _kind(tensor: _Tensor, shape: list[int], scheme: Scheme) -> Any:
     return gguf.GGMLQuantizationType[name if shape[-1] % BLOCK == 0 else "F16"]
 
 
-def _announce(writer: Any, tensor: _Tensor, shape: list[int], scheme: Scheme) -> None:
+def _announce(writer: Any, tensor: StoredWeight, shape: list[int], scheme: Scheme) -> None:
     import gguf
 
     kind = _kind(tensor, shape, scheme)
@@ -263,18 +198,13 @@ def _announce(writer: Any, tensor: _Tensor, shape: list[int], scheme: Scheme) ->
     writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), math.prod(shape) // values * size, raw_dtype=kind)
 
 
-def _encoded(tensor: _Tensor, values: np.ndarray, scheme: Scheme) -> np.ndarray:
+def _encoded(tensor: StoredWeight, values: np.ndarray, scheme: Scheme) -> np.ndarray:
     from gguf import quants
 
     if tensor.heads:
         values = rotary_pairs(values, tensor.heads)
-    encoded = quants.quantize(np.ascontiguousarray(values), _kind(tensor, list(values.shape), scheme))
+    with np.errstate(over="ignore"):  # refused below
+        encoded = quants.quantize(np.ascontiguousarray(values), _kind(tensor, list(values.shape), scheme))
     if encoded.dtype == np.float16 and not np.isfinite(encoded).all():
         raise ValueError(f"tensor {tensor.source} has weights beyond 65504, the largest of half precision")
     return encoded
-
-
-def rotary_pairs(values: np.ndarray, heads: int) -> np.ndarray:
-    """Rows [heads * d, ...] from the order (0 .. d/2 - 1, d/2 .. d - 1) of a head to (0, d/2, 1, d/2 + 1, ...)."""
-    halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
-    return halves.swapaxes(1, 2).reshape(values.shape)

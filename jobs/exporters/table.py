@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
+from deshi.jobs.exporters import gguf
 from deshi.jobs.exporters.onnx import export_onnx
 from deshi.jobs.exporters.openvino import export_openvino
 from deshi.jobs.exporters.torch_eager import export_note
-from deshi.serve.engines.engine import build_id, engine_of
+from deshi.serve.engines.engine import EngineKind, build_id, engine_of
+from deshi.serve.engines.generation import GenerationKind
 from deshi.serve.engines.static import HEAD_FILE
-from deshi.serve.engines.table import ENGINES, engine
+from deshi.serve.engines.table import ENGINES
 from deshi.serve.serving import ENGINES_FOLDER, MODEL_FOLDER
 
 
@@ -40,6 +42,12 @@ def _note(model_folder: Path, out_folder: Path, calibration: Sequence[str], max_
     export_note(out_folder)
 
 
+def _gguf(
+    model_folder: Path, out_folder: Path, calibration: Sequence[str], max_length: int, *, scheme: gguf.Scheme
+) -> None:
+    gguf.export(model_folder, out_folder, scheme=scheme)
+
+
 EXPORTERS: dict[str, Exporter] = {
     build_id("onnxruntime", "fp32"): partial(_onnx, scheme="fp32"),
     build_id("onnxruntime", "w8a8"): partial(_onnx, scheme="w8a8"),
@@ -48,25 +56,38 @@ EXPORTERS: dict[str, Exporter] = {
     build_id("openvino", "w8a16"): partial(_openvino, scheme="w8a16"),
     build_id("torch_eager", "fp32"): _note,
     build_id("static", "fp32"): _note,
+    build_id("torch_generate", "fp32"): _note,
+    build_id("llamacpp", "f16"): partial(_gguf, scheme="f16"),
+    build_id("llamacpp", "q8_0"): partial(_gguf, scheme="q8_0"),
+    build_id("llamacpp", "q4_0"): partial(_gguf, scheme="q4_0"),
 }
 
 
 def exportable(
-    engines: Literal["auto"] | Sequence[str] = "auto", *, scheme: str | None = None, static: bool = False
+    engines: Literal["auto"] | Sequence[str] = "auto",
+    *,
+    scheme: str | None = None,
+    static: bool = False,
+    kinds: Mapping[str, EngineKind] | Mapping[str, GenerationKind] = ENGINES,
 ) -> tuple[str, ...]:
     """The builds that can be made and run here, of one scheme or of all, for a `static` model or another.
 
+    `kinds` is the table of engines of the task.
+
     Raises:
-        ValueError: if an engine is named that is not known.
+        ValueError: if an engine is named that is not in the table.
     """
-    names = set(ENGINES) if engines == "auto" else {engine(name).name for name in engines}
+    for name in () if engines == "auto" else engines:
+        if name not in kinds:
+            raise ValueError(f"engine {name!r} is not known; use one of {', '.join(kinds)}")
     return tuple(
         build
         for build in EXPORTERS
-        if engine_of(build) in names
+        if engine_of(build) in (kinds if engines == "auto" else engines)
+        and engine_of(build) in kinds
         and (engine_of(build) == "static") == static
         and scheme in (None, build.removeprefix(f"{engine_of(build)}-"))
-        and engine(engine_of(build)).missing() is None
+        and kinds[engine_of(build)].missing() is None
     )
 
 

@@ -31,8 +31,8 @@ class Batches:
     micro_batch: int
 
     @classmethod
-    def load(cls, job: Any, storage: Storage, *, world: int) -> Batches:
-        """Reads the splits, the student's tokenizer and the answers of a `TrainJob`."""
+    def load(cls, job: Any, storage: Storage, *, rank: int, world: int) -> Batches:
+        """Reads the splits, the student's tokenizer and the answers of a `TrainJob`; the same for every rank."""
         splits = Splits.read(storage.fetch(job.splits))
         tables = [splits.table(name) for name in job.learn_from]
         texts = [text for table in tables for text in table["text"].to_pylist()]

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from deshi.jobs.exporters import table
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Output
-from deshi.serve.engines.table import ENGINES
+from deshi.serve.engines.engine import EngineKind
+from deshi.serve.engines.generation import GenerationKind
 from deshi.serve.serving import ENGINES_FOLDER, MODEL_FOLDER
 
 
@@ -32,16 +33,18 @@ def export(lesson: Lesson, model: Output, builds: Sequence[str]) -> Output:
     return lesson.storage.stage("served", inputs, build)
 
 
-def runnable(engines: Literal["auto"] | Sequence[str]) -> tuple[str, ...]:
-    """Builds of a transformer that can be exported and run here, of the engines that the recipe allows.
+def runnable(
+    engines: Literal["auto"] | Sequence[str], kinds: Mapping[str, EngineKind] | Mapping[str, GenerationKind]
+) -> tuple[str, ...]:
+    """Builds that can be exported and run here, of the engines that the recipe allows; `kinds` are the task's.
 
     Raises:
         ValueError: if an engine is unknown, or none can run here.
     """
-    found = table.exportable(engines)
+    found = table.exportable(engines, kinds=kinds)
     if not found:
-        missing = {name: kind.missing() for name, kind in ENGINES.items() if engines == "auto" or name in engines}
-        reasons = "; ".join(f"{name}: {why or 'runs no transformer'}" for name, why in missing.items())
+        missing = {name: kind.missing() for name, kind in kinds.items() if engines == "auto" or name in engines}
+        reasons = "; ".join(f"{name}: {why or 'no build of it can be made'}" for name, why in missing.items())
         raise ValueError(f"no engine of search.engines runs on this machine ({reasons}); see `deshi platforms`")
     return found
 

@@ -5,6 +5,8 @@ Its `id` is a digest of its fields. Two candidates with the same fields are the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from deshi.jobs.stages.orders import ORDERS
@@ -12,13 +14,14 @@ from deshi.jobs.storage import digest_of
 from deshi.serve.kpi import Frozen
 
 Start = Literal["teacher", "pretrained", "student-model"]
-FFN_SHARES = (1.0, 0.75, 0.5, 0.25)
-VOCABULARIES = ("seen", "all")
-DEPTHS_BY = ("even", "first", "influence")
 
 
 class Candidate(Frozen):
-    """One student. `steps` is the whole training budget over all stages of its chain; 0 trains nothing."""
+    """One student. `steps` is the whole training budget over all stages of its chain; 0 trains nothing.
+
+    `ffn` is the share of the feed-forward width that stays; `kv_groups` and `hidden` count what stays of the attention
+    groups and of the hidden width, 0 being all of it.
+    """
 
     family: Literal["transformer", "static"] = "transformer"
     start: Start = "teacher"
@@ -27,6 +30,8 @@ class Candidate(Frozen):
     layers: int = 0
     depth_by: str = "even"
     ffn: float = 1.0
+    kv_groups: int = 0
+    hidden: int = 0
     vocabulary: str = "all"
     scheme: str = "w8a8"
     steps: int = 0
@@ -44,16 +49,32 @@ class Candidate(Frozen):
     @property
     def shape(self) -> tuple[Any, ...]:
         """What a trained and an untrained candidate have in common."""
-        return (self.family, self.start, self.layers, self.depth_by, self.ffn, self.vocabulary, self.scheme)
+        return (self.family, self.start, self.layers, self.depth_by, *self.width, self.vocabulary, self.scheme)
+
+    @property
+    def width(self) -> tuple[float, int, int]:
+        """What is left of feed-forward, attention groups and hidden width."""
+        return self.ffn, self.kv_groups, self.hidden
 
     @property
     def is_pruned(self) -> bool:
         """Whether anything but depth is cut."""
-        return self.ffn < 1.0 or self.vocabulary != "all"
+        return self.width != WHOLE or self.vocabulary != "all"
 
     def trained(self, order: str, steps: int) -> Candidate:
         """The same shape, made in this order with this budget."""
         return self.model_copy(update={"order": order, "steps": steps})
+
+
+WHOLE = (1.0, 0, 0)  # the width of a candidate from which none is cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """What rung 0 draws from: the fewest and the most layers, and the choices of other fields of `Candidate`."""
+
+    layers: tuple[int, int]
+    choices: Mapping[str, tuple[Any, ...]]
 
 
 class Suggests(Protocol):
@@ -68,16 +89,10 @@ class Suggests(Protocol):
         ...
 
 
-def draw(trial: Suggests, *, start: Start, depth: int, schemes: tuple[str, ...]) -> Candidate:
+def draw(trial: Suggests, space: Space, *, start: Start) -> Candidate:
     """A rung-0 candidate: a shape and a scheme, with nothing trained."""
-    layers = trial.suggest_int("layers", 1, depth)
-    depth_by = trial.suggest_categorical("depth_by", DEPTHS_BY)
-    return Candidate(
-        start=start,
-        order="prune-quantize",
-        layers=layers,
-        depth_by=depth_by if layers < depth else DEPTHS_BY[0],  # all layers are the same layers however chosen
-        ffn=trial.suggest_categorical("ffn", FFN_SHARES),
-        vocabulary=trial.suggest_categorical("vocabulary", VOCABULARIES),
-        scheme=trial.suggest_categorical("scheme", schemes),
-    )
+    layers = trial.suggest_int("layers", *space.layers)
+    chosen = {name: trial.suggest_categorical(name, options) for name, options in space.choices.items()}
+    if "depth_by" in chosen and layers == space.layers[1]:  # all layers are the same layers however chosen
+        chosen["depth_by"] = space.choices["depth_by"][0]
+    return Candidate(start=start, order="prune-quantize", layers=layers, **chosen)

@@ -33,7 +33,8 @@ def fit(
     """Trains `student` for `steps` steps on what it is told and publishes the result as `<stage>-<digest>`.
 
     `told="answers"` learns from train and unlabelled rows with the recipe's loss; `told="labels"` from the labelled
-    rows alone with cross-entropy. `splits_key` replaces the lesson's rows (the teacher may have a file of its own).
+    rows alone with cross-entropy. A language model's rows all lie in train, and its labels are the text itself.
+    `splits_key` replaces the lesson's rows (the teacher may have a file of its own).
     """
     recipe, resources = lesson.recipe, lesson.recipe.resources.train
     distil = recipe.distill
@@ -48,10 +49,14 @@ def fit(
             f"{resources.gradient_accumulation} accumulation steps; take a multiple of "
             f"{workers * resources.gradient_accumulation}"
         )
+    generates = recipe.task == "generate"
     told_what = {
+        "task": recipe.task,
         "student": student.key,
         "splits": splits_key or lesson.splits_key,
-        "learn_from": ("train", "unlabelled") if by_answers else ("train",),
+        "learn_from": ("train", "unlabelled") if by_answers and not generates else ("train",),
+        "rows": None if splits_key else lesson.rows,
+        "packing": generates and recipe.data.packing,
         "answers": lesson.answers_key if by_answers and not distil.online_teacher else None,
         "teacher": lesson.teacher_key if asks_online else None,
         "max_length": recipe.data.max_length,
@@ -59,7 +64,7 @@ def fit(
         "alpha": distil.alpha,
         "temperature": distil.temperature,
         "distil_weight": 1.0 if by_answers else 0.0,
-        "label_weight": distil.label_weight if by_answers else 1.0,
+        "label_weight": (distil.ce_weight if generates else distil.label_weight) if by_answers else 1.0,
         "hidden_weight": distil.hidden_weight if by_answers else 0.0,
         "steps": steps,
         "micro_batch": micro_batch,

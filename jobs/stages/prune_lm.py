@@ -65,10 +65,12 @@ def prune_lm(
     kv_groups: int | None = None,
     hidden: int | None = None,
     multiple: int = WIDTH_MULTIPLE,
+    judge_folder: Path | None = None,
 ) -> Shape:
     """Cuts a language model to the shape given (None: whole) and writes a model folder, fp32.
 
-    `layers` is how many of the most influential stay, or which ones.
+    `layers` is how many of the most influential stay, or which ones. `judge_folder` is a model of the same shape, such
+    as the rounded one, whose widths' importance is taken.
 
     Raises:
         ValueError: if the shape cannot be, the architecture is unknown, or there is nothing to measure on.
@@ -80,7 +82,9 @@ def prune_lm(
     asked = {"layers": wished, "ffn": ffn, "kv_groups": kv_groups, "hidden": hidden}
     goal = Shape(**{**vars(start), **{axis: count for axis, count in asked.items() if count is not None}})
     check_goal(start, goal, multiple=multiple)
-    if goal != start and not sum(int(real_tokens(batch).sum()) for batch in calibration):
+    widths = (goal.ffn, goal.kv_groups, goal.hidden) != (start.ffn, start.kv_groups, start.hidden)
+    measures = widths or (isinstance(layers, int) and layers != start.layers)
+    if measures and not sum(int(real_tokens(batch).sum()) for batch in calibration):
         raise ValueError("calibration has no tokens, so no importance can be measured; give some training text")
 
     model = load_language_model(model_folder)
@@ -88,7 +92,7 @@ def prune_lm(
         layers = keep_layers(layers, start.layers, block_influence(model, calibration))
     if layers is not None and not isinstance(layers, int):
         model = prune_depth(model, layers)
-    judge = model
+    judge = model if judge_folder is None else load_language_model(judge_folder)
     if goal.ffn != start.ffn:
         model = prune_ffn(model, ffn_importance(judge, calibration), goal.ffn)
     if goal.kv_groups != start.kv_groups:
@@ -98,9 +102,14 @@ def prune_lm(
         model = prune_hidden(model, kept)
     write_model(model, out_folder)
     copy_tokenizer(model_folder, out_folder)
-    if (model_folder / GENERATION_CONFIG).is_file():
-        shutil.copyfile(model_folder / GENERATION_CONFIG, out_folder / GENERATION_CONFIG)
+    copy_generation_config(model_folder, out_folder)
     return goal
+
+
+def copy_generation_config(source: Path, to: Path) -> None:
+    """Copies the file that says how a model ends and samples, where there is one."""
+    if (source / GENERATION_CONFIG).is_file():
+        shutil.copyfile(source / GENERATION_CONFIG, to / GENERATION_CONFIG)
 
 
 def load_language_model(folder: Path) -> PreTrainedModel:

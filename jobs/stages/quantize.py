@@ -14,18 +14,20 @@ parent, and the result is quantized again, so no rounding is done twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from deshi.jobs.stages.prune import copy_tokenizer, load_classifier, write_model
+from deshi.jobs.stages.prune import copy_tokenizer, write_model
 from deshi.kernels.int8 import dequantize_int8, quantize_int8
 
 
-def fake_quantize(model_folder: Path, out_folder: Path) -> None:
-    """Writes the same model with every Linear weight rounded to its int8 value, kept as fp32."""
-    model = load_classifier(model_folder)
+def fake_quantize(model_folder: Path, out_folder: Path, *, load: Callable[[Path], Any]) -> None:
+    """Writes the same model with every Linear weight rounded to its int8 value, kept as fp32; `load` opens it."""
+    model = load(model_folder)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):

@@ -16,7 +16,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,11 +28,14 @@ class TrainJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    task: Literal["classify", "generate"]
     storage: str
     work: str  # path under the storage for checkpoints and the result
     student: str  # key of an output with a model/ folder
     splits: str
     learn_from: tuple[str, ...]  # names of splits
+    rows: int | None  # generate: how many leading rows of the split, None: all
+    packing: bool  # generate: several sequences in a row of max_length
     answers: str | None  # key of the cached teacher answers
     teacher: str | None  # key of an output with a model/ folder; asked online if given
     max_length: int
@@ -40,7 +43,7 @@ class TrainJob(BaseModel):
     alpha: float
     temperature: float
     distil_weight: float
-    label_weight: float
+    label_weight: float  # of cross-entropy on the labels, or on the text itself
     hidden_weight: float
     steps: int
     micro_batch: int
@@ -55,30 +58,8 @@ class TrainJob(BaseModel):
 
 
 def train_step(engine: Any, teacher: Any, batch: dict[str, Any], job: TrainJob) -> Any:
-    """One micro-step: forward, the weighted sum of the losses, backward, update. Returns the detached loss."""
-    import torch
-
-    from deshi.jobs.stages.losses import LOSSES, cross_entropy, hidden_match
-
-    logits, hidden = engine(batch["input_ids"], batch["attention_mask"], job.hidden_weight > 0)
-    loss = torch.zeros((), device=logits.device)
-    answers = batch.get("teacher_log_probs")
-    if teacher is not None:
-        with torch.no_grad():
-            asked = teacher(batch["input_ids"], batch["attention_mask"], job.hidden_weight > 0)
-        answers = torch.log_softmax(asked[0].float(), dim=-1)
-    if job.distil_weight and answers is not None:
-        distance = LOSSES[job.loss]
-        loss = loss + job.distil_weight * distance(
-            logits.float(), answers, temperature=job.temperature, alpha=job.alpha
-        )
-    if job.label_weight:
-        loss = loss + job.label_weight * cross_entropy(logits.float(), batch["labels"], batch["labels"] >= 0)
-    if job.hidden_weight and teacher is not None:
-        projections, match = engine.module.projections, engine.module.match
-        loss = loss + job.hidden_weight * hidden_match(
-            hidden, asked[1], batch["attention_mask"], projections=projections, match=match
-        )
+    """One micro-step: the apprentice's own loss, backward, update. Returns the detached loss."""
+    loss = engine.module.loss(engine, teacher, batch, job)
     engine.backward(loss)
     engine.step()
     return loss.detach()
@@ -103,7 +84,8 @@ def train_worker(config: dict[str, Any], *, seal: bytes = b"") -> dict[str, Any]
     from deshi.jobs import checkpoint
     from deshi.jobs.stages.apprentice import Apprentice, save_student
     from deshi.jobs.stages.batches import Batches
-    from deshi.jobs.stages.seen_pieces import keep_to_seen
+    from deshi.jobs.stages.language_apprentice import LanguageApprentice
+    from deshi.jobs.stages.sequence_batches import SequenceBatches
 
     if not job.use_gpu:
         # DeepSpeed would compile its shared-memory all-reduce, a minute at first use, which only inference calls.
@@ -114,14 +96,14 @@ def train_worker(config: dict[str, Any], *, seal: bytes = b"") -> dict[str, Any]
     storage = Storage(job.storage)
     deepspeed.init_distributed(dist_backend="nccl" if job.use_gpu else "gloo")
 
-    teacher_folder = storage.fetch(job.teacher) / "model" if job.teacher else None
+    of_task: dict[str, Any] = {"classify": (Apprentice, Batches), "generate": (LanguageApprentice, SequenceBatches)}
+    kind, rows = of_task[job.task]
+    batches = rows.load(job, storage, rank=rank, world=world)
     torch.manual_seed(job.seed)
-    apprentice = Apprentice.load(storage.fetch(job.student) / "model", teacher_folder if job.hidden_weight else None)
-    batches = Batches.load(job, storage, world=world)
-    keep_to_seen(apprentice.student, batches.pieces)
-    if job.gradient_checkpointing:
-        apprentice.student.gradient_checkpointing_enable()
-    teacher = Apprentice.load(teacher_folder, None).to(device).eval() if teacher_folder else None
+    apprentice = kind.to_train(job, storage, batches)
+    teacher = kind.to_ask(job, storage)
+    if teacher is not None:
+        teacher.to(device).eval()
     engine, _, _, _ = deepspeed.initialize(
         model=apprentice, model_parameters=list(apprentice.parameters()), config=job.deepspeed
     )
@@ -140,8 +122,7 @@ def train_worker(config: dict[str, Any], *, seal: bytes = b"") -> dict[str, Any]
         in_steps += time.perf_counter() - began
         if not torch.isfinite(total):
             raise ValueError(
-                f"the loss is {losses[-1]} at step {step}; lower the learning rate, the last good checkpoint is in "
-                f"{job.work}"
+                f"the loss is {losses[-1]} at step {step}; lower the learning rate, {_last_good(job, step)}"
             )
         done = step + 1
         if done % job.checkpoint_every == 0 and done < job.steps:
@@ -199,6 +180,14 @@ def run(job: TrainJob, out: Path, *, workers: int, resources: dict[str, float], 
     }
     (out / "training.json").write_text(json.dumps(facts), encoding="utf-8")
     storage.filesystem.delete_dir(f"{storage.root}/{job.work}")
+
+
+def _last_good(job: TrainJob, step: int) -> str:
+    """Which checkpoint can be relied on if the loss of `step` is no number: one whose weights gave a finite loss."""
+    good = max(0, step - 1) // job.checkpoint_every * job.checkpoint_every
+    if not good:
+        return "no checkpoint was made before it"
+    return f"the last good checkpoint is that of step {good} in {job.work}"
 
 
 def _cause(error: BaseException) -> str:

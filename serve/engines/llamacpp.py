@@ -118,7 +118,7 @@ def _step(chunk: dict[str, Any], params: GenerationParams, queue_ms: float) -> S
     choice = chunk["choices"][0] if chunk.get("choices") else {}
     if not choice.get("text") and not choice.get("finish_reason") and not choice.get("logprobs"):
         return None
-    logprobs = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     if params.logprobs is not None and choice.get("logprobs"):
         logprobs = tuple(_logprob(entry, params.logprobs) for entry in choice["logprobs"]["content"])
     return Step(

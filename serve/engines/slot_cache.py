@@ -57,7 +57,7 @@ class _SlotLayer(CacheLayerMixin):
         return int(self.keys.shape[2])
 
 
-class SlotCache(Cache):  # type: ignore[misc]
+class SlotCache(Cache):
     """The layers of a model with full attention, and where they write."""
 
     def __init__(self, config: Any, *, slots: int, context_length: int, dtype: torch.dtype, device: str) -> None:

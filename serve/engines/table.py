@@ -38,5 +38,6 @@ def generation_engine(name: str) -> GenerationKind:
 
 def platforms() -> Iterator[tuple[str, tuple[str, ...], str | None]]:
     """(engine, its schemes, None or why this machine cannot run it), row by row."""
-    for kind in (*ENGINES.values(), *GENERATION_ENGINES.values()):
+    kinds: list[EngineKind | GenerationKind] = [*ENGINES.values(), *GENERATION_ENGINES.values()]
+    for kind in kinds:
         yield kind.name, kind.schemes, kind.missing()

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 from deshi.jobs.controls import controlled_shape
-from deshi.jobs.ladder import Plan
 from deshi.jobs.stages.candidate import Candidate
-from deshi.jobs.stages.orders import named
+from tests.jobs.plan_fixture import PLAN
 
-FIRST = Candidate(layers=3, ffn=0.5, vocabulary="seen")
-PLAN = Plan(
-    trials=6,
-    minutes=5,
-    steps=100,
-    seed=0,
-    max_drop=0.05,
-    size_mb=40.0,
-    start="teacher",
-    depth=6,
-    teacher_depth=6,
-    schemes=("w8a8",),
-    orders=named("auto"),
-    first=FIRST,
-)
+FIRST = PLAN.first
 
 
 def line(candidate: Candidate, quality: float, error: str | None = None) -> dict:
@@ -53,5 +38,5 @@ def test_without_a_trained_student_the_most_promising_shape_is_trained_as_contro
     assert controlled_shape(whole, PLAN, [line(FIRST, 0.5)]).shape == FIRST.shape
     other = Candidate(layers=2)
     found = controlled_shape(whole, PLAN, [line(FIRST, 0.0, "cannot be pruned"), line(other, 0.4)])
-    assert found.shape == other.shape and found.steps == 100
+    assert found.shape == other.shape and found.steps == PLAN.steps
     assert controlled_shape(whole, PLAN, [line(FIRST, 0.0, "cannot be pruned")]) is None

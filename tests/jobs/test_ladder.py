@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 
 import optuna
 import pytest
 
 from deshi.jobs.ladder import Plan, best_order, dominates, most_left, params_of, promising, suggest
 from deshi.jobs.stages.candidate import Candidate
-from deshi.jobs.stages.orders import named
-
-PLAN = Plan(
-    trials=24,
-    minutes=10,
-    steps=200,
-    seed=0,
-    max_drop=0.05,
-    size_mb=math.inf,
-    start="teacher",
-    depth=6,
-    teacher_depth=6,
-    schemes=("w8a8", "fp32"),
-    orders=named("auto"),
-    first=Candidate(layers=3, ffn=0.5, vocabulary="seen"),
-)
+from tests.jobs.plan_fixture import PLAN
 
 
 def finished(candidate: Candidate, *, seconds: float = 10.0) -> dict:
@@ -35,7 +19,7 @@ def finished(candidate: Candidate, *, seconds: float = 10.0) -> dict:
     quality = size / 20 + (0.3 if candidate.steps else 0) + (0.01 if candidate.order == "prune-distil-quantize" else 0)
     line = {"id": candidate.id, "candidate": candidate.model_dump(), "rung": 1 if candidate.steps else 0}
     line |= {"quality": quality, "latency_ms": size, "size_mb": size, "seconds": seconds, "error": None}
-    params = params_of(candidate)
+    params = params_of(candidate, PLAN.space)
     return line | ({"params": params} if params else {})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def client(server):
 
 def test_what_it_prints_can_be_typed(server):
     told = subprocess.run(["bash", "-c", server[1]], capture_output=True, text=True, timeout=20, check=True).stdout
-    assert json.loads(told)["usage"]["completion_tokens"] == 32
+    assert 1 <= json.loads(told)["usage"]["completion_tokens"] <= 32, "it may draw the end"
 
 
 def test_a_chat(client):
@@ -220,17 +221,17 @@ def test_who_hangs_up_frees_the_slot(one_slot):
 
 
 def test_a_full_queue_is_a_503_with_retry_after(one_slot):
-    """One answers, 64 wait, the next is refused; when all have hung up the next is answered."""
+    """One answers, 64 wait, the next is refused; when all have hung up, who comes again as told is answered."""
     host, _, port = one_slot.removeprefix("http://").partition(":")
     body = json.dumps({"messages": HELLO, "max_tokens": 16000, "stream": True, "ignore_eos": True}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     waiting = []
     client = openai.OpenAI(base_url=one_slot + "/v1", api_key="none", max_retries=0)
     try:
-        for _ in range(1 + generate_service.MAX_QUEUED):
+        for _ in range(1 + generate_service.MAX_QUEUED + 1):
             waiting.append(socket.create_connection((host, int(port))))
             waiting[-1].sendall(head + body)
-        time.sleep(0.5)
+        assert until_refused(waiting).count(b"503") == 1
         with pytest.raises(openai.InternalServerError) as refusal:
             client.chat.completions.create(model="parrot", messages=HELLO, max_tokens=1)
     finally:
@@ -238,7 +239,18 @@ def test_a_full_queue_is_a_503_with_retry_after(one_slot):
             connection.close()
     assert refusal.value.status_code == 503 and refusal.value.code == "queue_full"
     assert int(refusal.value.response.headers["retry-after"]) >= 1
-    assert client.chat.completions.create(model="parrot", messages=HELLO, max_tokens=1).usage.completion_tokens == 1
+    patient = client.with_options(max_retries=5)  # the server may hear of those who left after it hears of the next
+    assert patient.chat.completions.create(model="parrot", messages=HELLO, max_tokens=1).usage.completion_tokens == 1
+
+
+def until_refused(connections):
+    """The statuses of the replies that have begun when the first 503 is there."""
+    statuses = {}
+    until = time.monotonic() + 60
+    while b"503" not in statuses.values() and time.monotonic() < until:
+        for connection in select.select(connections, [], [], 1)[0]:
+            statuses.setdefault(connection, connection.recv(1 << 16)[9:12])
+    return list(statuses.values())
 
 
 def test_sigterm_stops_it_cleanly(parrot):

@@ -80,7 +80,7 @@ def test_a_second_service_answers_for_itself(server, tiny, tmp_path):
     (tmp_path / "other" / "serving.json").write_text(json.dumps(serving | {"name": "other"}))
     with running(tmp_path / "other", "onprem", module="deshi.serve.run") as (url, _):
         for _ in range(20):
-            assert ask(url, {"input": "who"})[1]["model"] == "other"
+            assert ask(url + "/classify", {"input": "who"})[1]["model"] == "other"
             assert ask(server[2] + "/classify", {"input": "who"})[1]["model"] == serving["name"]
 
 

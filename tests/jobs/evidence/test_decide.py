@@ -19,7 +19,7 @@ TARGETS = (
     Target(name="onprem", price_per_hour=15),
     Target(name="edge", price_per_hour=3, memory_mb=512, rtt_ms=40),
 )
-LOAD = {"peak_rps": 20.0, "requests_per_month": 1e6}
+LOAD = {"margin": 0.05, "peak_rps": 20.0, "requests_per_month": 1e6}
 
 
 def finalist(digest: str, **changes) -> Finalist:
@@ -155,7 +155,7 @@ def row(name: str, value: float | None, limit: float, outcome: KpiVerdict, **cha
 
 def test_accept_gives_every_kept_kpi_as_a_reason():
     rows = [drop_row(), row("latency_ms_p95.onprem", 21.3, 50, "PASS")]
-    spoken = verdict(DROP, rows, confidence=0.95)
+    spoken = verdict(rows, confidence=0.95)
     assert spoken.decision == "ACCEPT" and spoken.rows_needed is None
     assert [reason.code for reason in spoken.reasons] == ["drop.pass", "latency_ms_p95.pass"]
     assert spoken.reasons[0].text == (
@@ -166,14 +166,14 @@ def test_accept_gives_every_kept_kpi_as_a_reason():
 
 def test_one_failure_rejects_whatever_else_is_open():
     rows = [drop_row(), row("size_mb", 41, 40, "FAIL", unit="MB"), row("memory_mb.edge", None, 512, "INCONCLUSIVE")]
-    spoken = verdict(DROP, rows, confidence=0.95)
+    spoken = verdict(rows, confidence=0.95)
     assert spoken.decision == "REJECT"
     assert [reason.code for reason in spoken.reasons] == ["size_mb.fail", "memory_mb.unmeasured"]
 
 
 def test_inconclusive_quality_says_how_many_rows():
     open_drop = Interval(value=0.03, low=0.0, high=0.06, n=300)
-    spoken = verdict(open_drop, [drop_row(open_drop, "INCONCLUSIVE")], confidence=0.95)
+    spoken = verdict([drop_row(open_drop, "INCONCLUSIVE")], confidence=0.95)
     assert spoken.decision == "INCONCLUSIVE"
     # The interval's half-width is 1.96 standard errors of a row's difference over 300 rows.
     variance = 300 * (0.03 / 1.959964) ** 2
@@ -187,14 +187,14 @@ def test_inconclusive_quality_says_how_many_rows():
     [Interval(value=0.055, low=0.02, high=0.09, n=200), Interval(value=0, low=-math.inf, high=math.inf, n=1)],
 )
 def test_where_no_number_of_rows_can_be_named(drop):
-    spoken = verdict(drop, [drop_row(drop, "INCONCLUSIVE")], confidence=0.95)
+    spoken = verdict([drop_row(drop, "INCONCLUSIVE")], confidence=0.95)
     assert spoken.decision == "INCONCLUSIVE" and spoken.rows_needed is None
     assert [reason.code for reason in spoken.reasons] == ["drop.inconclusive_above"]
 
 
 def test_a_verdict_from_a_projection_says_so():
     rows = [drop_row(), row("latency_ms_p95.cloud", 60, 50, "FAIL", basis="projected")]
-    spoken = verdict(DROP, rows, confidence=0.95)
+    spoken = verdict(rows, confidence=0.95)
     assert spoken.decision == "REJECT"
     assert [reason.code for reason in spoken.reasons] == ["latency_ms_p95.fail", "projected"]
     assert spoken.reasons[1].values == {"target": "cloud"}
@@ -209,7 +209,7 @@ def test_rows_without_a_limit_gate_nothing():
         figure=Figure(value=0.5, unit="share"),
         verdict="NO TARGET",
     )
-    spoken = verdict(DROP, [drop_row(), risk], confidence=0.95)
+    spoken = verdict([drop_row(), risk], confidence=0.95)
     assert spoken.decision == "ACCEPT" and len(spoken.reasons) == 1
 
 

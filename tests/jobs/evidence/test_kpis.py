@@ -52,7 +52,8 @@ def model(places: list[TargetRow], **quality) -> ModelRow:
 
 
 def table(row: ModelRow, kpi: Kpi = KPI) -> dict:
-    return {kpi_row.name: kpi_row for kpi_row in kpi_rows(row, kpi, TARGETS, currency="JPY")}
+    rows = kpi_rows(row, kpi, TARGETS, margin=kpi.quality.max_drop, currency="JPY")
+    return {kpi_row.name: kpi_row for kpi_row in rows}
 
 
 def test_the_rows_of_a_model_that_keeps_every_limit():

@@ -267,6 +267,13 @@ def _notes_of_splits() -> list[str]:
     return [*few.notes, *many.notes]
 
 
+def _constants(name: str) -> Iterator[dict[str, str]]:
+    """The tables BITS and HOW of a module."""
+    source = ast.parse((Path(report.__file__).parents[1] / name).read_text(encoding="utf-8"))
+    told = {node.targets[0].id: node.value for node in source.body if isinstance(node, ast.Assign)}
+    return (ast.literal_eval(told[name]) for name in ("BITS", "HOW") if name in told)
+
+
 def test_what_our_programs_record_is_told_in_japanese():
     whys = {orders.legal(order.chain, parent_kept=kept) for order in orders.ORDERS.values() for kept in (True, False)}
     whys.discard(None)
@@ -274,11 +281,10 @@ def test_what_our_programs_record_is_told_in_japanese():
     rows = build_evidence().orders
     page = Page(report.render(build_evidence(orders=(rows[-1].model_copy(update={"illegal": min(whys)}),)), "ja")).text
     assert min(whys) not in page and recorded(min(whys), "ja") in page
-    # Read, not imported: story.py needs Ray, and only its words are asked about.
-    source = ast.parse(Path(report.__file__).with_name("story.py").read_text(encoding="utf-8"))
-    told = {node.targets[0].id: node.value for node in source.body if isinstance(node, ast.Assign)}
-    bits, how = ast.literal_eval(told["BITS"]), ast.literal_eval(told["HOW"])
-    known = [*whys, *bits.values(), *(words for topic, words in how.items() if topic != "intervals")]
+    # Read, not imported: these modules need Ray, and only their words are asked about.
+    (bits,), *hows = (list(_constants(name)) for name in ("evidence/story.py", "classify.py", "generate.py"))
+    known = [*whys, *bits.values()]
+    known += [words for (how,) in hows for topic, words in how.items() if topic != "intervals"]
     known += _notes_of_splits()
     for words in known:
         assert re.search("[\u3040-\u30ff\u4e00-\u9fff]", recorded(words, "ja")), words

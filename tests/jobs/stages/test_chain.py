@@ -11,7 +11,7 @@ from deshi.jobs.data.model_folder import describe
 from deshi.jobs.data.split import split_rows
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.session import Machine
-from deshi.jobs.stages import answers, chain, prune
+from deshi.jobs.stages import answers, chain, cut_classifier, prune
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Storage
@@ -67,7 +67,7 @@ def test_a_student_of_some_layers_gets_a_head_of_its_own(lesson):
     assert list(made) == ["parent", "depth", "prune", "quantize"]
     assert chain.kept_layers(half, lesson) == (0, 3)
     cut, refitted = (prune.load_classifier(made[name].path / "model") for name in ("depth", "prune"))
-    texts, logits = chain.refit_rows(lesson, told="answers")
+    texts, logits = cut_classifier.refit_rows(lesson, told="answers")
     from transformers import AutoTokenizer
 
     batches = prune.calibration_batches(

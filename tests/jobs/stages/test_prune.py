@@ -233,7 +233,7 @@ def test_the_folder_loads_in_stock_transformers(folder, tmp_path):
 
 def test_importance_can_come_from_the_quantized_form(folder, tmp_path):
     texts = ["a b c", "d e f g h", "z", "q w e r t y"] * 5
-    fake_quantize(folder, tmp_path / "int8")
+    fake_quantize(folder, tmp_path / "int8", load=pruning.load_classifier)
     parent, form = (pruning.load_classifier(place) for place in (folder, tmp_path / "int8"))
     weight = parent.bert.encoder.layer[1].output.dense.weight
     rounded = form.bert.encoder.layer[1].output.dense.weight

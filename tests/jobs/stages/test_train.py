@@ -56,11 +56,14 @@ def job(root: Path, work: str, **change) -> TrainJob:
     zero = change.pop("zero_stage", 1)
     accumulation = change.get("accumulation", 1)
     told = {
+        "task": "classify",
         "storage": str(root),
         "work": f".work/{work}",
         "student": keys["student"],
         "splits": keys["splits"],
         "learn_from": ("train",),
+        "rows": None,
+        "packing": False,
         "answers": None,
         "teacher": None,
         "max_length": 32,

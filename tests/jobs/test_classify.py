@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from deshi.jobs.classify import screened
 from deshi.jobs.evidence.latency import LatencyRow
-from deshi.jobs.trial import screened
 
 
 def rows(**ratios: tuple[float, float]) -> list[LatencyRow]:
