@@ -137,7 +137,8 @@ def judge(lesson: Lesson, folder: Path, build: str, threads: int) -> dict[str, A
     rows = np.arange(len(sequences.lengths))[sequences.learned > 0]
     answers = sequence_answers.read_rank(lesson.storage.fetch(lesson.answers_key), "validation", rows)
     model = measure_text.weights_of(folder, build)
-    told = text_scores.cached_scores(model, sequences, answers, max_length=lesson.recipe.data.max_length)
+    data = lesson.recipe.data
+    told = text_scores.cached_scores(model, sequences, answers, max_length=data.max_length, packing=data.packing)
     assert told.kl is not None and told.same_top is not None
     taught = asked_text.taught_nll(lesson, "validation")
     ratio = float(np.exp(told.nll.mean(dtype=np.float64) - taught))

@@ -78,8 +78,8 @@ def _asked(lesson: Lesson, each: Contender, split: str) -> Asked:
 
     def scored(name: str, states: TeacherStates | None) -> TokenScores:
         sequences = measure_text.leading(lesson, name)
-        most = lesson.recipe.data.max_length
-        return text_scores.scores(model(), sequences, max_length=most, teacher=states)
+        data = lesson.recipe.data
+        return text_scores.scores(model(), sequences, max_length=data.max_length, teacher=states, packing=data.packing)
 
     @lru_cache(maxsize=1)
     def model() -> Any:
@@ -166,7 +166,10 @@ def _teacher_states(lesson: Lesson, split: str) -> TeacherStates:
     key = (lesson.teacher_key, lesson.splits_key, split)
     if key not in _STATES:
         _STATES[key] = text_scores.teacher_states(
-            _teacher(lesson.teacher), measure_text.leading(lesson, split), max_length=lesson.recipe.data.max_length
+            _teacher(lesson.teacher),
+            measure_text.leading(lesson, split),
+            max_length=lesson.recipe.data.max_length,
+            packing=lesson.recipe.data.packing,
         )
     return _STATES[key]
 

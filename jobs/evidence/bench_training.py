@@ -159,7 +159,6 @@ def report(
 ) -> list[Figure]:
     """The table, then the figures. `padded` over `answers` is a ratio of sums, as rounds hold other sequences."""
     dearer = ratio_of_medians_interval(seconds["answers"], seconds["text"], confidence=confidence, seed=seed)
-    each = np.array(seconds["answers"]) / np.array(seconds["text"])
     slow, fast = np.array(seconds["padded"]), np.array(seconds["answers"])
     draws = np.random.default_rng(seed).integers(0, len(fast), (RESAMPLES, len(fast)))
     ends = (0.5 - confidence / 2, 0.5 + confidence / 2)
@@ -168,7 +167,7 @@ def report(
         float(slow.sum() / fast.sum()),
         float(np.max(np.abs(np.subtract(losses["padded"], losses["answers"])))),
     )
-    cost, at = float(np.median(each)), f"max_length {max_length}"
+    cost, at = dearer.value, f"max_length {max_length}"
     show(
         f"A training step of {np.mean(tokens):.0f} real tokens, max_length {max_length}, {len(fast)} rounds",
         ("step", "s", "real tokens/s", "ratio", "interval"),

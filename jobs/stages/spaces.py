@@ -64,7 +64,8 @@ def of_language_model(recipe: Recipe, parent: Path, start: Start, schemes: tuple
         ffn=asked.ffn or 1.0,
         kv_groups=asked.kv_groups or 0,
         hidden=asked.hidden or 0,
-        scheme=schemes[0],
+        # Not the coarsest: what it loses by rounding would hide what the student lost and learned.
+        scheme=schemes[min(1, len(schemes) - 1)],
     )
     rounded = [Candidate(start=start, order="quantize-only", layers=whole.layers, scheme=scheme) for scheme in schemes]
     return Ground(
@@ -79,7 +80,10 @@ def of_language_model(recipe: Recipe, parent: Path, start: Start, schemes: tuple
             },
         ),
         first=first,
-        fixed=(*rounded, *(first.model_copy(update={"scheme": scheme}) for scheme in schemes[1:])),
+        fixed=(
+            *rounded,
+            *(first.model_copy(update={"scheme": scheme}) for scheme in schemes if scheme != first.scheme),
+        ),
     )
 
 

@@ -199,4 +199,10 @@ def _cause(error: BaseException) -> str:
         if not isinstance(deeper, BaseException) or deeper is inner:
             break
         inner = deeper
-    return " ".join(str(inner).split())[-600:]
+    said = " ".join(str(inner).split())
+    if "running low on memory" in said:  # Ray's own words, before a page of advice on Ray
+        return (
+            "a worker was ended because its machine ran out of memory; raise resources.train.gradient_accumulation, "
+            "switch on gradient_checkpointing, take a higher zero_stage or fewer workers"
+        )
+    return said[-600:]

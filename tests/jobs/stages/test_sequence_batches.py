@@ -22,7 +22,7 @@ from deshi.jobs.stages.sequence_batches import SequenceBatches, packed_rows, row
 from deshi.jobs.storage import Storage
 
 lm = runpy.run_path(str(Path(__file__).parents[1] / "lm_fixtures.py"))
-MAX_LENGTH = 96
+MAX_LENGTH = 192
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,10 @@ def test_ranks_and_parts_share_the_rows_of_a_step_and_their_weights_make_one_mea
 
 
 def test_each_target_stands_beside_its_own_answer(world):
+    batches = loaded(world, rank=1, ranks=2, micro_batch=5, accumulation=2)
     for step in range(3):
-        batch = at(loaded(world, rank=1, ranks=2, micro_batch=2, accumulation=2), step, 1, rank=1, ranks=2)
+        batch = at(batches, step, 1, rank=1, ranks=2)
+        assert any(len(batches.packed[row]) > 1 for row in batches.rows_of(step)[1::2][5:])
         labels = batch["labels"][:, 1:]
         assert torch.equal(batch["answer_ids"][:, 0], labels[labels != IGNORED])
         assert batch["answer_log_probs"].dtype == torch.float32
@@ -148,7 +150,7 @@ def test_the_same_question_has_the_same_rows(world):
 
 def test_too_few_rows_are_refused_before_the_answers_are_read(world):
     with pytest.raises(
-        ValueError, match=r"the 30 learnable rows of train fill \d+ rows of 96 tokens, fewer than the 6"
+        ValueError, match=r"the 30 learnable rows of train fill \d+ rows of 192 tokens, fewer than the 6"
     ):
         loaded(world, rows=30, micro_batch=64)
 

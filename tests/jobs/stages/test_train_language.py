@@ -22,7 +22,7 @@ from deshi.jobs.stages.language_apprentice import LanguageApprentice
 from deshi.jobs.stages.sequence_answers import SHARD_ROWS
 from deshi.jobs.stages.sequence_batches import SequenceBatches
 from deshi.jobs.stages.sequence_teacher import Teacher
-from deshi.jobs.stages.train import TrainJob, _last_good
+from deshi.jobs.stages.train import TrainJob, _cause, _last_good
 from deshi.jobs.storage import Storage
 
 lm = runpy.run_path(str(Path(__file__).parents[1] / "lm_fixtures.py"))
@@ -196,3 +196,11 @@ def test_the_last_good_checkpoint_is_one_whose_weights_gave_a_number(step, good)
     assert said == (
         f"the last good checkpoint is that of step {good} in .work/x" if good else "no checkpoint was made before it"
     )
+
+
+def test_a_worker_without_memory_is_told_from_one_that_failed():
+    died = RuntimeError("1 worker(s) were killed due to the node running low on memory. " + "Read about Ray. " * 90)
+    failed = SimpleNamespace(worker_failures={0: died})
+    assert _cause(failed).startswith("a worker was ended because its machine ran out of memory; raise")
+    failed.worker_failures[0] = RuntimeError("the rows  are\ntoo few")
+    assert _cause(failed) == "the rows are too few"
