@@ -151,6 +151,26 @@ def serve(
 
 
 @app.command()
+def evaluate(
+    run: Run,
+    tasks: Annotated[Path, typer.Option(help="a task of lm-eval: YAML, with a local JSONL file")],
+    target: Annotated[str | None, typer.Option(help="target of the recipe; default the first")] = None,
+    build: Annotated[str | None, typer.Option(help="such as torch_generate-fp32, for tasks of log-likelihoods")] = None,
+    chat: Annotated[bool, typer.Option(help="through the chat template")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="documents of each task")] = None,
+) -> None:
+    """Score a language model's release on a task of lm-eval, through its endpoint."""
+    _quiet()
+    with _refusals():
+        from deshi.jobs.evidence.lm_evaluation import evaluate as scored
+        from deshi.jobs.run_folder import release_of
+
+        for score in scored(release_of(run), tasks, target=target, build=build, chat=chat, limit=limit):
+            error = "" if score.stderr is None else f" +- {score.stderr:.4f}"
+            typer.echo(f"{score.task}  {score.metric}  {score.value:.4f}{error}  n {score.n}  {score.build}")
+
+
+@app.command()
 def report(
     run: Run,
     lang: Annotated[Literal["ja", "en"], typer.Option(help="language of the page")] = "en",
