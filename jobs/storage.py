@@ -62,7 +62,7 @@ _TRAINING = (
     "stages/topk_loss.py",
     "stages/through_head.py",
 )
-_READING = ("data/render.py", "data/packing.py", "stages/sequence_answers.py")
+_READING = ("data/render.py", "data/packing.py", "data/sequences.py", "stages/sequence_answers.py")
 _CUTTING = (
     "stages/prune.py",
     "stages/vocabulary.py",

@@ -25,9 +25,9 @@ from starlette.exceptions import HTTPException
 
 from deshi.serve.batching import Full
 from deshi.serve.chat_template import Prompts
-from deshi.serve.contract import ErrorResponse, Refused, refuse_other_model
+from deshi.serve.contract import ErrorResponse, Refused, read_body, refuse_other_model
 from deshi.serve.engines.generation import GenerationEngine, GenerationParams, Step
-from deshi.serve.event_stream import EventStream, body_of, event, while_connected
+from deshi.serve.event_stream import EventStream, event, while_connected
 from deshi.serve.ingress import Info, _broken, _full, _no_route, _refused
 from deshi.serve.openai_contract import (
     ChatRequest,
@@ -41,6 +41,7 @@ from deshi.serve.openai_reply import Answer, ChatReply, CompletionReply, usage
 from deshi.serve.serving import Serving
 
 Reply = ChatReply | CompletionReply
+SHORTER = "send a shorter prompt"
 
 
 def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, info: Info) -> FastAPI:
@@ -76,7 +77,7 @@ def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, i
     @app.post("/v1/chat/completions", responses=errors, openapi_extra=_body(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """The next turn of a conversation."""
-        asked = read_request(ChatRequest, await body_of(request), serving.name)
+        asked = read_request(ChatRequest, await read_body(request, SHORTER), serving.name)
         if not prompts.chats:
             message = "this model has no chat template; use POST /v1/completions"
             raise Refused(400, message, "no_chat_template", "messages")
@@ -91,7 +92,7 @@ def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, i
     @app.post("/v1/completions", responses=errors, openapi_extra=_body(CompletionRequest))
     async def completions(request: Request) -> Response:
         """The text that follows a text; of several, each one's."""
-        asked = read_request(CompletionRequest, await body_of(request), serving.name)
+        asked = read_request(CompletionRequest, await read_body(request, SHORTER), serving.name)
         wanted: list[tuple[list[int], GenerationParams]] = []
         for prompt in prompts_of(asked, prompts.vocabulary):
             ids = prompts.of_text(prompt) if isinstance(prompt, str) else prompt

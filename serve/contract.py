@@ -6,8 +6,10 @@ import json
 
 from fastapi import Request
 from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
 
 MAX_BODY_BYTES = 1 << 20
+DISCARDED_BYTES = 16 * MAX_BODY_BYTES
 MAX_ROWS = 256
 
 
@@ -70,24 +72,31 @@ class Refused(Exception):
         self.status, self.message, self.code, self.param = status, message, code, param
 
 
-async def read_body(request: Request) -> bytes:
-    """The body, read no further than the limit."""
-    length = request.headers.get("content-length", "")
-    chunks, size = [], int(length) if length.isdecimal() else 0
-    if size <= MAX_BODY_BYTES:
-        size = 0
+async def read_body(request: Request, fix: str) -> bytes:
+    """The body, no larger than the limit; `fix` says what to send instead of a larger one.
+
+    Raises:
+        Refused: of a larger one, once it has been read and thrown away: a server that closes the connection while the
+            client still sends resets it, and the client never reads why.
+    """
+    chunks, size = [], 0
+    try:
         async for chunk in request.stream():
             size += len(chunk)
-            if size > MAX_BODY_BYTES:
+            if size > DISCARDED_BYTES:  # a client that does not stop is not waited for
                 break
-            chunks.append(chunk)
+            if size <= MAX_BODY_BYTES:
+                chunks.append(chunk)
+    except ClientDisconnect:
+        raise hung_up() from None
     if size > MAX_BODY_BYTES:
-        raise Refused(
-            413,
-            f"the body is larger than {MAX_BODY_BYTES:,} bytes; send fewer texts a request",
-            "body_too_large",
-        )
+        raise Refused(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes; {fix}", "body_too_large")
     return b"".join(chunks)
+
+
+def hung_up() -> Refused:
+    """Nobody waits for an answer any more."""
+    return Refused(499, "the client has hung up", "client_left")
 
 
 def texts_of(body: bytes, name: str) -> list[str]:

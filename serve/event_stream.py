@@ -14,36 +14,11 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from deshi.serve.contract import MAX_BODY_BYTES, Refused
+from deshi.serve.contract import hung_up
 
 T = TypeVar("T")
-DISCARDED_BYTES = 16 * MAX_BODY_BYTES
-
-
-async def body_of(request: Request) -> bytes:
-    """The body, no larger than the limit.
-
-    Raises:
-        Refused: of a larger one, once it has been read and thrown away: a server that closes the connection while the
-            client still sends resets it, and the client never reads why.
-    """
-    chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > DISCARDED_BYTES:  # a client that does not stop is not waited for
-                break
-            if size <= MAX_BODY_BYTES:
-                chunks.append(chunk)
-    except ClientDisconnect:
-        raise _hung_up() from None
-    if size > MAX_BODY_BYTES:
-        message = f"the body is larger than {MAX_BODY_BYTES:,} bytes; send a shorter prompt"
-        raise Refused(413, message, "body_too_large")
-    return b"".join(chunks)
 
 
 def event(content: dict[str, Any] | None) -> bytes:
@@ -95,7 +70,7 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
     try:
         return await _or_left(request.receive, run())
     except _Left:
-        raise _hung_up() from None
+        raise hung_up() from None
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
 
@@ -122,7 +97,3 @@ async def _or_left(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _hung_up() -> Refused:
-    return Refused(499, "the client has hung up", "client_left")

@@ -79,7 +79,7 @@ def ingress(answer: Callable[[Sequence[str]], Awaitable[Answer]], serving: Servi
     @app.post("/classify", response_model=ClassifyResponse, responses=errors, openapi_extra={"requestBody": body})
     async def classify(request: Request) -> Response:
         """The class of one text or of several."""
-        texts = texts_of(await read_body(request), serving.name)
+        texts = texts_of(await read_body(request, "send fewer texts a request"), serving.name)
         got = await answer(texts)
         number = request.headers.get("x-request-id") or uuid.uuid4().hex
         timing = f"queue;dur={got.queue_ms:.3f}, engine;dur={got.engine_ms:.3f}"

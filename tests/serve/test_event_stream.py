@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from fastapi import Request
 
-from deshi.serve.contract import MAX_BODY_BYTES, Refused
-from deshi.serve.event_stream import DISCARDED_BYTES, EventStream, body_of, event, while_connected
+from deshi.serve.contract import DISCARDED_BYTES, MAX_BODY_BYTES, Refused, read_body
+from deshi.serve.event_stream import EventStream, event, while_connected
 
 CHUNK = 1 << 16
 
@@ -35,10 +35,10 @@ def test_a_body_is_read_to_its_end_before_it_is_refused(told):
     ):
         request, reads = sent(size, size if told else 0)
         if size <= MAX_BODY_BYTES:
-            assert len(asyncio.run(body_of(request))) == size
+            assert len(asyncio.run(read_body(request, "send less"))) == size
         else:
             with pytest.raises(Refused, match="1,048,576 bytes"):
-                asyncio.run(body_of(request))
+                asyncio.run(read_body(request, "send less"))
         assert sum(reads) == read or (read is None and sum(reads) < DISCARDED_BYTES + 2 * MAX_BODY_BYTES)
 
 
@@ -47,7 +47,7 @@ def test_who_goes_while_sending_is_no_error_of_the_server():
         return {"type": "http.disconnect"}
 
     with pytest.raises(Refused) as refusal:
-        asyncio.run(body_of(Request({"type": "http", "method": "POST", "headers": []}, receive)))
+        asyncio.run(read_body(Request({"type": "http", "method": "POST", "headers": []}, receive), "send less"))
     assert refusal.value.status == 499
 
 
