@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import html
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic.json_schema import models_json_schema
-from starlette.exceptions import HTTPException
 
-from deshi.serve.batching import Full
 from deshi.serve.chat_template import Prompts
-from deshi.serve.contract import ErrorResponse, Refused, read_body, refuse_other_model
+from deshi.serve.contract import Refused, read_body
+from deshi.serve.endpoint import Info, bare, errors, timing
 from deshi.serve.engines.generation import GenerationEngine, GenerationParams, Step
 from deshi.serve.event_stream import EventStream, event, while_connected
-from deshi.serve.ingress import Info, _broken, _full, _no_route, _refused
 from deshi.serve.openai_contract import (
     ChatRequest,
     CompletionRequest,
@@ -53,28 +50,18 @@ def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, i
         serving: what the model is called.
         info: what else is told about it.
     """
-    app = FastAPI(title=f"Deshi: {serving.name}", version=info.digest[:8] or "0", docs_url=None, redoc_url=None)
-    model = {
-        "id": serving.name,
-        "object": "model",
-        "created": info.created,
-        "owned_by": "deshi",
-        "max_model_len": engine.context_length,
-        "chat_template": prompts.chats,
-        "prompt_logprobs": engine.prompt_logprobs,
-        **info.model_dump(mode="json", exclude={"created"}),
-    }
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse, "description": text}
-        for status, text in (
-            (400, "the body is not what it should be, or the prompt is over the context"),
-            (404, "no such model"),
-            (413, "the body is too large"),
-            (503, "the queue is full; see Retry-After"),
-        )
-    }
+    app = bare(
+        serving,
+        info,
+        about=f"OpenAI's API; the context holds {serving.max_length:,} tokens, the prompt and the answer together.",
+        example='{"messages": [{"role": "user", "content": "Hello!"}], "stream": true} /v1/chat/completions',
+        max_model_len=engine.context_length,
+        chat_template=prompts.chats,
+        prompt_logprobs=engine.prompt_logprobs,
+    )
+    refusals = errors("the body is not what it should be, or the prompt is over the context")
 
-    @app.post("/v1/chat/completions", responses=errors, openapi_extra=_body(ChatRequest))
+    @app.post("/v1/chat/completions", responses=refusals, openapi_extra=_body(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """The next turn of a conversation."""
         asked = read_request(ChatRequest, await read_body(request, SHORTER), serving.name)
@@ -89,7 +76,7 @@ def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, i
         reply = ChatReply(_number("chatcmpl", request), serving.name)
         return await _answered(request, engine, [(ids, params)], reply, asked)
 
-    @app.post("/v1/completions", responses=errors, openapi_extra=_body(CompletionRequest))
+    @app.post("/v1/completions", responses=refusals, openapi_extra=_body(CompletionRequest))
     async def completions(request: Request) -> Response:
         """The text that follows a text; of several, each one's."""
         asked = read_request(CompletionRequest, await read_body(request, SHORTER), serving.name)
@@ -104,31 +91,7 @@ def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, i
         reply = CompletionReply(_number("cmpl", request), serving.name, echoed)
         return await _answered(request, engine, wanted, reply, asked)
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """What is served here: one model."""
-        return {"object": "list", "data": [model]}
-
-    @app.get("/v1/models/{name}", responses={404: {"model": ErrorResponse}})
-    async def one_model(name: str) -> dict[str, Any]:
-        """The model of that name."""
-        refuse_other_model(name, serving.name)
-        return model
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """200 once the model is loaded."""
-        return {"status": "ok", "model": serving.name, "digest": info.digest, "decision": info.decision}
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(_page(app.openapi(), serving))
-
     _tell_schemas(app)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(Full, _full)
-    app.add_exception_handler(HTTPException, _no_route)
-    app.add_exception_handler(Exception, _broken)
     return app
 
 
@@ -144,7 +107,7 @@ async def _answered(
         answers = await while_connected(request, _gathered(engine, wanted))
         queue_ms = max(answer.queue_ms for answer in answers)
         engine_ms = (time.perf_counter() - began) * 1e3 - queue_ms
-        return JSONResponse(reply.whole(answers), headers=_timing(queue_ms, engine_ms))
+        return JSONResponse(reply.whole(answers), headers=timing(queue_ms, engine_ms))
     ids, params = wanted[0]
     began = time.perf_counter()
     steps = engine.submit(ids, params)
@@ -152,7 +115,7 @@ async def _answered(
     engine_ms = (time.perf_counter() - began) * 1e3 - first.queue_ms
     counted = bool(asked.stream_options and asked.stream_options.include_usage)
     events = _events(first, steps, reply, len(ids), counted)
-    return EventStream(events, _timing(first.queue_ms, engine_ms))
+    return EventStream(events, timing(first.queue_ms, engine_ms))
 
 
 async def _gathered(engine: GenerationEngine, wanted: Sequence[tuple[list[int], GenerationParams]]) -> list[Answer]:
@@ -191,10 +154,6 @@ def _number(kind: str, request: Request) -> str:
     return f"{kind}-{request.headers.get('x-request-id') or uuid.uuid4().hex}"
 
 
-def _timing(queue_ms: float, engine_ms: float) -> dict[str, str]:
-    return {"server-timing": f"queue;dur={queue_ms:.3f}, engine;dur={engine_ms:.3f}"}
-
-
 def _body(kind: type[ChatRequest | CompletionRequest]) -> dict[str, Any]:
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
@@ -212,26 +171,3 @@ def _tell_schemas(app: FastAPI) -> None:
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _page(schema: dict[str, Any], serving: Serving) -> str:
-    """A page that needs nothing from anywhere: FastAPI's own loads its scripts from a CDN."""
-    rows = "".join(
-        f"<tr><td>{method.upper()}</td><td><code>{html.escape(path)}</code></td>"
-        f"<td>{html.escape(route['description'])}</td></tr>"
-        for path, methods in schema["paths"].items()
-        for method, route in methods.items()
-    )
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        f"<title>{html.escape(serving.name)}</title>"
-        "<style>body{font:16px sans-serif;max-width:50em;margin:2em auto;padding:0 1em}"
-        "td{padding:.2em 1em .2em 0}"
-        "pre{background:#eee;padding:1em;overflow:auto}</style>"
-        f"<h1>{html.escape(serving.name)}</h1>"
-        f"<p>OpenAI's API; the context holds {serving.max_length:,} tokens, the prompt and the answer together.</p>"
-        f"<table>{rows}</table><p>The whole contract: <a href=openapi.json>openapi.json</a></p>"
-        "<pre>curl -s -H 'content-type: application/json' -d '{&quot;messages&quot;: "
-        "[{&quot;role&quot;: &quot;user&quot;, &quot;content&quot;: &quot;Hello!&quot;}], &quot;stream&quot;: true}' "
-        "<span id=u></span>/v1/chat/completions</pre><script>u.textContent=location.origin</script></html>"
-    )

@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from deshi.serve import release
 from deshi.serve.chat_ingress import chat_ingress
 from deshi.serve.chat_template import Prompts
+from deshi.serve.endpoint import Info
 from deshi.serve.engines.engine import engine_of
 from deshi.serve.engines.generation import GenerationEngine
 from deshi.serve.engines.table import generation_engine
-from deshi.serve.ingress import Info
 from deshi.serve.service import info_of
 from deshi.serve.serving import ANY_SHAPE, ENGINES_FOLDER, MODEL_FOLDER, Serving
 

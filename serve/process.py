@@ -16,7 +16,8 @@ from fastapi import FastAPI
 from deshi.serve import command, generate_service, service
 from deshi.serve.batching import BoundedQueue, Gatherer
 from deshi.serve.command import curl, refuse_open_host
-from deshi.serve.ingress import WithRequestId, ingress
+from deshi.serve.endpoint import WithRequestId
+from deshi.serve.ingress import ingress
 from deshi.serve.serving import Serving
 
 

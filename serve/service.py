@@ -13,7 +13,7 @@ import numpy as np
 from deshi.serve import release
 from deshi.serve.batching import Rows, Run
 from deshi.serve.classifier import Classifier
-from deshi.serve.ingress import Info
+from deshi.serve.endpoint import Info
 from deshi.serve.serving import Serving
 
 

@@ -14,7 +14,8 @@ from deshi.serve import service
 from deshi.serve.batching import BoundedQueue, Full, Gatherer
 from deshi.serve.command import refuse_open_host
 from deshi.serve.contract import MAX_ROWS
-from deshi.serve.ingress import WithRequestId, ingress
+from deshi.serve.endpoint import WithRequestId
+from deshi.serve.ingress import ingress
 
 
 @pytest.fixture(scope="module")
