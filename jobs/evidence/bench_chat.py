@@ -235,7 +235,7 @@ def against_the_teacher(served: Path, teacher: Path, *, threads: int, rounds: in
                     f"{1e3 / per_token[name]:.1f}",
                     f"{rows[name].ratio_to_reference:.1f}x",
                     f"{rows[name].ratio_low:.1f} to {rows[name].ratio_high:.1f}",
-                    f"{whole_mb if name == 'fp32' else whole_mb / 2:.0f}",
+                    f"{2 * whole_mb if name == 'fp32' else whole_mb:.0f}",
                 )
                 for name in ("fp32", "bf16")
             ),
