@@ -32,7 +32,7 @@ from deshi.jobs.data.distinct import Distinct, distinct, refuse_shared_text
 from deshi.jobs.data.hold_out import hold_out
 from deshi.jobs.data.near_twins import sketch, twin_groups, twins_across
 from deshi.jobs.data.render import Sequences, render
-from deshi.jobs.data.split import CALIBRATION_MOST, _fingerprint, _first_slice, _sha256
+from deshi.jobs.data.split import CALIBRATION_MOST, _first_slice, _sha256, table_fingerprint
 from deshi.jobs.evidence.schema import DataFacts
 
 NAMES = ("train", "calibration", "validation", "test", "forget")
@@ -71,7 +71,7 @@ class SequenceSplits:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of each split's values, whatever the order of its rows."""
-        return {name: _fingerprint(self.table(name)) for name in NAMES}
+        return {name: table_fingerprint(self.table(name)) for name in NAMES}
 
     @cached_property
     def fingerprint(self) -> str:

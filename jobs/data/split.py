@@ -73,7 +73,7 @@ class Splits:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of each split's values, whatever the order of its rows."""
-        return {name: _fingerprint(self.table(name)) for name in NAMES}
+        return {name: table_fingerprint(self.table(name)) for name in NAMES}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -275,7 +275,8 @@ def _without_labels(table: pa.Table) -> pa.Table:
     return table.set_column(table.column_names.index("label"), "label", nothing)
 
 
-def _fingerprint(table: pa.Table) -> str:
+def table_fingerprint(table: pa.Table) -> str:
+    """SHA-256 of a table's values, whatever the order of its rows."""
     columns = [table[name].to_pylist() for name in table.column_names]
     rows = (json.dumps(row, ensure_ascii=False) for row in zip(*columns, strict=True))
     return _sha256("\n".join([json.dumps(table.column_names), *sorted(_sha256(row) for row in rows)]))
