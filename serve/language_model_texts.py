@@ -69,7 +69,7 @@ LANGUAGE_MODEL_TEXTS: dict[str, tuple[str, str]] = {
     **_reasons(),
     "page.task.generate": ("文章の生成（言語モデル）", "text generation (language model)"),
     "unit.tokens_per_second": ("トークン/秒", "tokens/s"),
-    "score.same_top": ("教師と同じ最有力トークンの割合", "same likeliest token as the teacher"),
+    "score.same_top": ("教師と同じ最有力トークン", "same top token"),
     "shape.all": ("すべての長さ", "every length"),
     "model.unrecovered": ("剪定のみ（学習なし）", "cut, not trained"),
     "data.rows.forget": ("別分野の文章", "other domain"),

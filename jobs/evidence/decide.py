@@ -283,6 +283,9 @@ def _reason(row: KpiRow, needed: int | None) -> Reason:
         outcome = "inconclusive_above"
     scale, decimals = (100, 2) if kind == "drop" else (1, None)
     numbers = {"value": figure.value, "low": figure.low, "high": figure.high, "limit": row.limit}
+    if figure.low is not None or figure.high is not None:  # an end that could not be had is infinite
+        numbers |= {"low": -math.inf if figure.low is None else figure.low}
+        numbers |= {"high": math.inf if figure.high is None else figure.high}
     values = {name: "?" if number is None else digits(scale * number, decimals) for name, number in numbers.items()}
     values |= {"target": _target(row), "unit": figure.unit, "rows": "" if needed is None else f"{needed:,}"}
     return _sentence(f"{kind}.{outcome}", values)

@@ -217,3 +217,8 @@ def test_rows_without_a_limit_gate_nothing():
 def test_every_sentence_is_filled_by_the_values_that_every_reason_has(code):
     fields = {name for _, name, _, _ in string.Formatter().parse(decide.SENTENCES[code]) if name}
     assert fields <= {"value", "low", "high", "limit", "unit", "target", "rows"}
+
+
+def test_an_end_that_could_not_be_had_is_told_as_infinite():
+    rows = [drop_row(), row("latency_ms_p95.onprem", 45.0, 50, "INCONCLUSIVE", low=40.0)]
+    assert "45 ms (40 to ∞) straddles the limit of 50" in verdict(rows, confidence=0.95).reasons[0].text
