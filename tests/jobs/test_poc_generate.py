@@ -40,7 +40,7 @@ RECIPE = {
     "search": {"trials": 7, "minutes": 5, "orders": ["prune-distil-quantize"]},
     "resources": {"load_seconds": 2, "validation_tokens": 1000, "test_tokens": 1500},
     "targets": [{"name": "edge", "threads": 1, "memory_mb": 2000, "price_per_hour": 3, "slots": 2}],
-    "business": {"peak_rps": 2},
+    "business": {"peak_rps": 15},
     "kpi": {
         "quality": {"kl_mean": 0.5, "perplexity_ratio": 1.1, "same_top": 0.8},
         "latency_ms": {"first_token_p95": 3000, "per_token_p95": 1000},

@@ -38,7 +38,8 @@ def test_the_real_endpoint(parrot):
     assert parts.p95.value >= parts.p50.value and parts.p95.value >= parts.first_token_p95.value
     assert parts.per_token_p95.value < 100 and parts.queue_p95.value < 1000
     assert parts.p50.value - 1000 < parts.engine_p95.value + parts.queue_p95.value + parts.http_p95.value
-    assert 10 < parts.p50.n < 60 and f"{parts.p50.n} of {parts.p50.n} answered" in parts.p50.how
+    assert 60 < parts.p50.n < 130 and parts.p95.high is not None
+    assert f"{parts.p50.n} of {parts.p50.n} answered" in parts.p50.how
     assert parts.tokens_per_second.value > 10 * 11, "ten a second of 11 tokens each were no load"
     assert felt.throughput_rps.value >= 10 and felt.throughput_rps.high >= felt.throughput_rps.low
     assert "first token" in felt.throughput_rps.how and felt.memory_mb.value > 20
