@@ -4,6 +4,7 @@ no other home.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,10 @@ def ask(lesson: Lesson, machine: Machine) -> Lesson:
     """The lesson with the teacher's answers: to as many rows of train as any training will see, and to validation."""
     recipe, asked = lesson.recipe, lesson.recipe.resources.teacher
     distil, data = recipe.distill, recipe.data
-    sequences = lesson.sequence_splits.sequences("train", lesson.teacher, max_length=data.max_length)
+    seen = distil.steps * distil.batch_size * data.max_length  # tokens, where every row is full
+    leading = lesson.sequence_splits.leading("train", lesson.teacher, max_length=data.max_length, tokens=seen)
     rows = rows_needed(
-        sequences,
+        leading,
         steps=distil.steps,
         batch_size=distil.batch_size,
         max_length=data.max_length,
@@ -128,27 +130,42 @@ def judge(lesson: Lesson, folder: Path, build: str, threads: int) -> dict[str, A
     """On validation rows, against the teacher's cached answers.
 
     `score` is the share of tokens that both find likeliest; `agreement` the teacher's perplexity over the model's, at
-    most 1, since a model may know the text better than its teacher; `quality` their mean.
+    most 1, since a model may know the text better than its teacher; `quality` their mean. Kept: the search, the choice
+    and the report ask for the same builds.
     """
     import torch
 
-    torch.set_num_threads(threads)
-    sequences = measure_text.leading(lesson, "validation")
-    rows = np.arange(len(sequences.lengths))[sequences.learned > 0]
-    answers = sequence_answers.read_rank(lesson.storage.fetch(lesson.answers_key), "validation", rows)
-    model = measure_text.weights_of(folder, build)
     data = lesson.recipe.data
-    told = text_scores.cached_scores(model, sequences, answers, max_length=data.max_length, packing=data.packing)
-    assert told.kl is not None and told.same_top is not None
-    taught = asked_text.taught_nll(lesson, "validation")
-    ratio = float(np.exp(told.nll.mean(dtype=np.float64) - taught))
-    score = float(told.same_top.mean())
-    return {
-        "score": score,
-        "agreement": min(1.0, 1 / ratio),
-        "quality": (score + min(1.0, 1 / ratio)) / 2,
-        "measures": {"kl_mean": float(told.kl.mean(dtype=np.float64)), "perplexity_ratio": ratio},
+    inputs = {
+        "served": folder.name,  # a finished output's folder is called by its key
+        "build": build,
+        "answers": lesson.answers_key,
+        "tokens": lesson.recipe.resources.validation_tokens,
+        "packing": data.packing,
     }
+
+    def ask_all(out: Path) -> None:
+        torch.set_num_threads(threads)
+        sequences = measure_text.leading(lesson, "validation")
+        rows = np.flatnonzero(sequences.learned)
+        answers = sequence_answers.read_rank(lesson.storage.fetch(lesson.answers_key), "validation", rows)
+        model = measure_text.weights_of(folder, build)
+        told = text_scores.cached_scores(model, sequences, answers, max_length=data.max_length, packing=data.packing)
+        assert told.kl is not None and told.same_top is not None
+        taught = asked_text.taught_nll(lesson, "validation")
+        ratio = float(np.exp(told.nll.mean(dtype=np.float64) - taught))
+        score = float(told.same_top.mean())
+        said = {
+            "score": score,
+            "agreement": min(1.0, 1 / ratio),
+            "quality": (score + min(1.0, 1 / ratio)) / 2,
+            "measures": {"kl_mean": float(told.kl.mean(dtype=np.float64)), "perplexity_ratio": ratio},
+        }
+        (out / "judged.json").write_text(json.dumps(said), encoding="utf-8")
+
+    judged = lesson.storage.stage("judged", inputs, ask_all).path / "judged.json"
+    found: dict[str, Any] = json.loads(judged.read_text(encoding="utf-8"))
+    return found
 
 
 def serving(lesson: Lesson, folder: Path, targets: dict[str, ServedTarget]) -> Serving:

@@ -90,6 +90,13 @@ CODE: dict[str, tuple[str, ...]] = {
     "served": ("exporters/*.py", "stages/builds.py"),
     "latency": ("exporters/*.py", "evidence/latency.py", "../serve/engines/*.py"),
     "decode": ("exporters/*.py", "evidence/decode_speed.py", "../serve/engines/*.py"),
+    "judged": (
+        "generate.py",
+        "evidence/asked_text.py",
+        "evidence/text_scores.py",
+        "exporters/gguf*.py",
+        *_READING,
+    ),
     "asked": (
         "evidence/asked_text.py",
         "evidence/text_scores.py",

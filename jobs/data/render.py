@@ -106,6 +106,13 @@ def render(folder: Path, texts: Sequence[str], *, format: Format, loss_on: LossO
     return Sequences(input_ids=input_ids, loss_mask=loss_mask, cut=cut)
 
 
+def cut_rows(folder: Path, texts: Sequence[str], *, format: Format, max_length: int) -> int:
+    """How many rows have more than `max_length` tokens; without asking which of them are learned, which takes longer."""
+    tokenizer = _tokenizer(folder)
+    chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+    return sum(len(ids) > max_length for chunk in chunks for _, ids, _ in _tokenised(tokenizer, chunk, format))
+
+
 def answer_spans(tokenizer: Any, messages: Sequence[dict[str, str]], *, upto: int | None = None) -> list[Span]:
     """Where, in the rendered conversation, the assistant answers a user; turns that begin at `upto` or later left out.
 

@@ -26,17 +26,19 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from deshi.jobs.data.conversations import Format, LossOn, dropped_rows, plain, read_conversations, refuse_loss
 from deshi.jobs.data.distinct import Distinct, distinct, refuse_shared_text
 from deshi.jobs.data.hold_out import hold_out
 from deshi.jobs.data.near_twins import sketch, twin_groups, twins_across
-from deshi.jobs.data.render import Sequences, render
+from deshi.jobs.data.render import Sequences, cut_rows, render
 from deshi.jobs.data.split import CALIBRATION_MOST, _first_slice, _sha256, table_fingerprint
 from deshi.jobs.evidence.schema import DataFacts
 
 NAMES = ("train", "calibration", "validation", "test", "forget")
 VALIDATION_SHARE, VALIDATION_MOST, TRAIN_LEAST = 0.1, 500, 20
+LEADING_ROWS = 64  # rendered at a time where only some are wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,35 @@ class SequenceSplits:
         of_format: Format = "text" if name == "forget" else self.format
         learned: LossOn = "all" if name == "forget" else self.loss_on
         return render(folder, rows["text"].to_pylist(), format=of_format, loss_on=learned, max_length=max_length)
+
+    def leading(self, name: str, folder: Path, *, max_length: int, tokens: int | None) -> Sequences:
+        """The tokens of as many leading rows as hold `tokens` tokens in rows that teach something; None: of all rows.
+
+        A rendering asks the chat template for every turn, so rows that are not needed are not rendered.
+        """
+        rows = self.table(name).num_rows
+        if tokens is None:
+            return self.sequences(name, folder, max_length=max_length)
+        ids: list[NDArray[np.int32]] = []
+        masks: list[NDArray[np.bool_]] = []
+        cut, counted = 0, 0
+        for begin in range(0, rows, LEADING_ROWS):
+            some = self.sequences(name, folder, max_length=max_length, begin=begin, end=begin + LEADING_ROWS)
+            filled = counted + np.cumsum(np.where(some.learned > 0, some.lengths, 0))
+            enough = int(np.searchsorted(filled, tokens)) + 1
+            ids += some.input_ids[:enough]
+            masks += some.loss_mask[:enough]
+            cut += some.cut
+            counted = int(filled[-1])
+            if counted >= tokens:
+                break
+        return Sequences(input_ids=ids, loss_mask=masks, cut=cut)
+
+    def cut_share(self, name: str, folder: Path, *, max_length: int) -> float:
+        """The share of a split's rows that are longer than `max_length` tokens."""
+        texts = self.table(name)["text"].to_pylist()
+        format: Format = "text" if name == "forget" else self.format
+        return cut_rows(folder, texts, format=format, max_length=max_length) / max(1, len(texts))
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

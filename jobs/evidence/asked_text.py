@@ -215,11 +215,8 @@ def _kept(lesson: Lesson, who: str, split: str, ask: Any) -> Asked:
 
 def facts(lesson: Lesson) -> DataFacts:
     """What the rows were; the share of rows cut at max_length, and how many rows were scored."""
-    most = lesson.recipe.data.max_length
-    splits, cut, notes = lesson.sequence_splits, {}, []
-    for split in ("train", "validation", "test"):
-        whole = splits.sequences(split, lesson.teacher, max_length=most)
-        cut[split] = whole.cut / max(1, len(whole.lengths))
+    most, splits, notes = lesson.recipe.data.max_length, lesson.sequence_splits, []
+    cut = {split: splits.cut_share(split, lesson.teacher, max_length=most) for split in ("train", "validation", "test")}
     for split in ("validation", "test", "forget"):
         rows, scored = splits.table(split).num_rows, measure_text.leading(lesson, split)
         if len(scored.lengths) < rows:

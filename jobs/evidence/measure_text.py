@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.data.render import Sequences
+from deshi.jobs.data.sequences import SequenceSplits
 from deshi.jobs.evidence.decode_speed import interleaved_decode
 from deshi.jobs.evidence.latency import LatencyRow
 from deshi.jobs.session import describe_machine
@@ -119,12 +121,15 @@ def typical(lesson: Lesson) -> tuple[int, int]:
 
 def leading(lesson: Lesson, split: str) -> Sequences:
     """The tokens of the leading rows of a split, as many as the recipe has scored; they are a random sample of it."""
-    resources, most = lesson.recipe.resources, lesson.recipe.data.max_length
-    whole = lesson.sequence_splits.sequences(split, lesson.teacher, max_length=most)
+    resources = lesson.recipe.resources
     tokens = resources.validation_tokens if split == "validation" else resources.test_tokens
-    if tokens is None:
-        return whole
-    if split == "forget":  # what is forgotten shows in less text than what is to be proven
+    if split == "forget" and tokens is not None:  # what is forgotten shows in less text than what is to be proven
         tokens = max(1, tokens // 2)
-    rows = min(int(np.searchsorted(np.cumsum(whole.lengths), tokens)) + 1, len(whole.lengths))
-    return Sequences(input_ids=whole.input_ids[:rows], loss_mask=whole.loss_mask[:rows], cut=whole.cut)
+    splits = lesson.storage.fetch(lesson.splits_key)
+    return _leading(splits, lesson.teacher, split, lesson.recipe.data.max_length, tokens)
+
+
+@lru_cache(maxsize=4)
+def _leading(splits: Path, teacher: Path, split: str, max_length: int, tokens: int | None) -> Sequences:
+    # Every model of a comparison is asked the same rows, and finished outputs never change.
+    return SequenceSplits.read(splits).leading(split, teacher, max_length=max_length, tokens=tokens)

@@ -100,3 +100,27 @@ def test_sequences_follow_the_split(tmp_path):
     assert [ids.tolist() for ids in whole.input_ids[5:9]] == [ids.tolist() for ids in part.input_ids]
     forget = splits.sequences("forget", folder, max_length=64)
     assert (forget.learned == forget.lengths - 1).all()  # passages, whatever the chats are
+
+
+@pytest.mark.parametrize("tokens", [1, 300, 3000, 10**9])
+def test_leading_rows_are_rendered_only_as_far_as_wanted(tmp_path, tokens):
+    splits = split(tmp_path, TRAIN, TEST)
+    folder = lm["tiny_lm"](tmp_path / "lm", layers=1)
+    whole = splits.sequences("train", folder, max_length=32)
+    some = splits.leading("train", folder, max_length=32, tokens=tokens)
+    rows = len(some.input_ids)
+    assert [ids.tolist() for ids in some.input_ids] == [ids.tolist() for ids in whole.input_ids[:rows]]
+    assert [mask.tolist() for mask in some.loss_mask] == [mask.tolist() for mask in whole.loss_mask[:rows]]
+    filled = [int(length) if learned else 0 for length, learned in zip(whole.lengths, whole.learned, strict=True)]
+    assert sum(filled[:rows]) >= min(tokens, sum(filled)), "too few"
+    assert sum(filled[: rows - 1]) < tokens or rows == 1, "one row more than needed"
+    every = splits.leading("train", folder, max_length=32, tokens=None)
+    assert len(every.input_ids) == len(whole.input_ids)
+
+
+def test_the_share_of_cut_rows_is_that_of_the_whole_rendering(tmp_path):
+    splits = split(tmp_path, TRAIN, TEST)
+    folder = lm["tiny_lm"](tmp_path / "lm", layers=1)
+    whole = splits.sequences("train", folder, max_length=32)
+    assert 0 < whole.cut < len(whole.lengths)
+    assert splits.cut_share("train", folder, max_length=32) == whole.cut / len(whole.lengths)
