@@ -98,7 +98,7 @@ def paired_score_drop(
         return score(truth[rows], teacher[rows]) - score(truth[rows], student[rows])
 
     rows = np.arange(len(truth))
-    drop = _bootstrap((rows,), drop_of, confidence, seed, resamples, vectorized=False)
+    drop = bootstrap((rows,), drop_of, confidence, seed, resamples, vectorized=False)
     to_wrong, to_right = _flips(teacher == truth, student == truth)
     return PairedDrop(
         drop=_widened(drop, to_wrong, to_right, confidence),
@@ -154,7 +154,7 @@ def mean_interval(values: ArrayLike, *, confidence: float, seed: int) -> Interva
     """A mean with its bootstrap interval."""
     data = np.asarray(values, dtype=float)
     _require_rows(len(data))
-    return _bootstrap((data,), np.mean, confidence, seed, RESAMPLES)
+    return bootstrap((data,), np.mean, confidence, seed, RESAMPLES)
 
 
 def score_interval(
@@ -166,7 +166,7 @@ def score_interval(
     def score_of(rows: NDArray[np.int64]) -> float:
         return score(truth[rows], told[rows])
 
-    return _bootstrap((np.arange(len(truth)),), score_of, confidence, seed, resamples, vectorized=False)
+    return bootstrap((np.arange(len(truth)),), score_of, confidence, seed, resamples, vectorized=False)
 
 
 def quantile_interval(values: ArrayLike, quantile: float, *, confidence: float) -> Interval:
@@ -201,7 +201,7 @@ def ratio_of_medians_interval(
     def ratio(a: Floats, b: Floats, axis: int = -1) -> Floats:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
 
-    return _bootstrap((mine, reference), ratio, confidence, seed, RESAMPLES, method="percentile")
+    return bootstrap((mine, reference), ratio, confidence, seed, RESAMPLES, method="percentile")
 
 
 def expected_calibration_error(
@@ -222,7 +222,7 @@ def expected_calibration_error(
     def error(rows: NDArray[np.int64]) -> float:
         return float(np.abs(np.bincount(bin_of[rows], weights=gap[rows], minlength=bins)).sum() / len(rows))
 
-    ends = _bootstrap((np.arange(len(truth)),), error, confidence, seed, 999, vectorized=False, method="basic")
+    ends = bootstrap((np.arange(len(truth)),), error, confidence, seed, 999, vectorized=False, method="basic")
     return Interval(
         value=ends.value, low=max(min(ends.low, ends.value), 0.0), high=max(ends.high, ends.value), n=ends.n
     )
@@ -260,7 +260,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
     return math.exp(found.x)
 
 
-def _bootstrap(
+def bootstrap(
     data: tuple[NDArray[Any], ...],
     statistic: Callable[..., Any],
     confidence: float,
@@ -290,7 +290,7 @@ def _bootstrap(
             rng=np.random.default_rng(seed),
         ).confidence_interval
     if method == "BCa" and not (math.isfinite(ends.low) and math.isfinite(ends.high)):
-        return _bootstrap(data, statistic, confidence, seed, resamples, vectorized=vectorized, method="percentile")
+        return bootstrap(data, statistic, confidence, seed, resamples, vectorized=vectorized, method="percentile")
     return Interval(value=value, low=float(ends.low), high=float(ends.high), n=n)
 
 

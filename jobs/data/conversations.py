@@ -27,13 +27,13 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from deshi.jobs.data.rows import (
-    _blank_to_null,
-    _decoded,
-    _json_column,
-    _parquet,
-    _refuse_columns,
-    _strings,
+    blank_to_null,
+    decoded,
+    json_column,
+    parquet_rows,
     read_bytes,
+    refuse_columns,
+    strings_of,
 )
 
 Format = Literal["text", "messages", "prompt_completion"]
@@ -109,7 +109,7 @@ def read_conversations(
     for name in slices:
         if name in columns or name in names:
             raise ValueError(f"{name!r} cannot be a slice of {source}: Deshi uses that name; rename the column")
-        columns[name] = _blank_to_null(_strings(source, sliced[name], name))
+        columns[name] = blank_to_null(strings_of(source, sliced[name], name))
     rows = pa.table(columns).filter(kept)
     if not rows.num_rows:
         raise ValueError(f"no row of {source} can be learned from ({_listed(dropped)}); check format, column, loss_on")
@@ -191,17 +191,19 @@ def _read(
     if not data.strip():
         raise ValueError(f"{source} is empty; it must hold at least one row")
     if suffix == ".txt":
-        lines = re.sub(r"\r\n?", "\n", _decoded(source, data))
+        lines = re.sub(r"\r\n?", "\n", decoded(source, data))
         return [(part.strip(),) for part in re.split(r"\n\s*\n", lines) if part.strip()], {}
     wanted = tuple(dict.fromkeys((*names, *slices)))
     if suffix == ".parquet":
-        table = _parquet(source, data, wanted)
+        table = parquet_rows(source, data, wanted)
         if format != "messages":
-            table = pa.table({name: _strings(source, table[name], name, only_strings=name in names) for name in wanted})
+            table = pa.table(
+                {name: strings_of(source, table[name], name, only_strings=name in names) for name in wanted}
+            )
         values = list(zip(*(table[name].to_pylist() for name in names), strict=True))
         return values, {name: table[name] for name in slices}
     records = _records(source, data)
-    _refuse_columns(source, list(dict.fromkeys(key for record in records for key in record)), wanted)
+    refuse_columns(source, list(dict.fromkeys(key for record in records for key in record)), wanted)
     for row, record in enumerate(records, start=1):
         for name in [*slices, *(names if format != "messages" else ())]:
             value = record.get(name)
@@ -209,12 +211,12 @@ def _read(
                 rule = "text" if name in names else "a plain value"
                 raise ValueError(f"column {name!r} of row {row} of {source} holds {_json(value)[:40]}; write {rule}")
     values = [tuple(record.get(name) for name in names) for record in records]
-    return values, {name: _json_column([record.get(name) for record in records]) for name in slices}
+    return values, {name: json_column([record.get(name) for record in records]) for name in slices}
 
 
 def _records(source: str | Path, data: bytes) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(_decoded(source, data).split("\n"), start=1):
+    for number, line in enumerate(decoded(source, data).split("\n"), start=1):
         if not line.strip():
             continue
         try:

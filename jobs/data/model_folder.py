@@ -63,7 +63,7 @@ def check_model_folder(model: str | Path) -> Path:
     if not folder.is_dir():
         folder = _from_hub(str(model))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        _refuse_runnable(folder, path)
+        refuse_runnable(folder, path)
     config = _config(folder)
     if not isinstance(config.get("model_type"), str):
         raise ValueError(f"config.json of {folder} names no model_type; save the model with save_pretrained")
@@ -143,7 +143,8 @@ def _from_hub(model: str) -> Path:
     )
 
 
-def _refuse_runnable(folder: Path, path: Path) -> None:
+def refuse_runnable(folder: Path, path: Path) -> None:
+    """Raises ValueError for a file of a model folder that is code, a pickle, or a config that fetches code."""
     name = path.relative_to(folder)
     if path.suffix.lower() in CODE:
         raise ValueError(f"{folder} holds the code file {name}; a model's own code is never run: remove it")

@@ -107,7 +107,7 @@ def render(folder: Path, texts: Sequence[str], *, format: Format, loss_on: LossO
 
 
 def cut_rows(folder: Path, texts: Sequence[str], *, format: Format, max_length: int) -> int:
-    """How many rows have more than `max_length` tokens; without asking which of them are learned, which takes longer."""
+    """How many rows have more than `max_length` tokens; which of those are learned is not asked, which takes longer."""
     tokenizer = _tokenizer(folder)
     chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
     return sum(len(ids) > max_length for chunk in chunks for _, ids, _ in _tokenised(tokenizer, chunk, format))

@@ -46,18 +46,18 @@ def read_rows(source: str | Path, *, text: str = "text", label: str = "label", s
     data = read_bytes(source)
     if not data.strip():
         raise ValueError(f"{source} is empty; it must hold at least one row with a text")
-    reader = {".parquet": _parquet, ".jsonl": _jsonl, ".csv": _csv}[suffix]
+    reader = {".parquet": parquet_rows, ".jsonl": _jsonl, ".csv": _csv}[suffix]
     table = reader(source, data, wanted)
     if table.num_rows == 0:
         raise ValueError(f"{source} has columns but no rows; it must hold at least one row with a text")
 
     columns: dict[str, Any] = {"row": pa.array(range(1, table.num_rows + 1), pa.int64())}
-    columns["text"] = pc.utf8_trim_whitespace(_strings(source, table[text], text, only_strings=True))
+    columns["text"] = pc.utf8_trim_whitespace(strings_of(source, table[text], text, only_strings=True))
     columns["label"] = _labels(source, table[label], label)
     for name in slices:
         if name in columns:
             raise ValueError(f"{name!r} cannot be a slice of {source}: Deshi uses that name; rename the column")
-        columns[name] = _blank_to_null(_strings(source, table[name], name))
+        columns[name] = blank_to_null(strings_of(source, table[name], name))
     rows = pa.table(columns)
     written = rows.filter(pc.greater(pc.utf8_length(pc.fill_null(rows["text"], "")), 0))
     if written.num_rows == 0:
@@ -103,13 +103,14 @@ def _remote_bytes(uri: str) -> bytes:
         raise ValueError(f"{uri} cannot be read ({_one_line(error)}); check the address and its credentials") from None
 
 
-def _parquet(source: str | Path, data: bytes, wanted: Sequence[str]) -> pa.Table:
+def parquet_rows(source: str | Path, data: bytes, wanted: Sequence[str]) -> pa.Table:
+    """The wanted columns of a Parquet file; ValueError names the file."""
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         names = file.schema_arrow.names
-        _refuse_columns(source, names, wanted)
+        refuse_columns(source, names, wanted)
         table = file.read(columns=list(wanted), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
@@ -126,7 +127,7 @@ def _jsonl(source: str | Path, data: bytes, wanted: Sequence[str]) -> pa.Table:
     """Line by line, so that a bad line is named and a date stays the string that it is."""
     found: dict[str, list[Any]] = {name: [] for name in wanted}
     names: dict[str, None] = {}
-    for number, line in enumerate(_decoded(source, data).split("\n"), start=1):
+    for number, line in enumerate(decoded(source, data).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -141,11 +142,11 @@ def _jsonl(source: str | Path, data: bytes, wanted: Sequence[str]) -> pa.Table:
             if isinstance(value, dict | list):
                 raise ValueError(f"column {name!r} is nested in line {number} of {source}; write a plain value")
             found[name].append(value)
-    _refuse_columns(source, list(names), wanted)
-    return pa.table({name: _json_column(values) for name, values in found.items()})
+    refuse_columns(source, list(names), wanted)
+    return pa.table({name: json_column(values) for name, values in found.items()})
 
 
-def _json_column(values: list[Any]) -> pa.Array:
+def json_column(values: list[Any]) -> pa.Array:
     """One Arrow type for the column; values of several types become strings, as they stand in JSON."""
     if len({type(value) for value in values if value is not None}) <= 1:
         try:
@@ -159,7 +160,7 @@ def _csv(source: str | Path, data: bytes, wanted: Sequence[str]) -> pa.Table:
     """Every wanted column as strings: a label 007 stays 007."""
     from pyarrow import csv
 
-    content = _decoded(source, data).encode()
+    content = decoded(source, data).encode()
     try:
         table = csv.read_csv(
             io.BytesIO(content),
@@ -172,11 +173,12 @@ def _csv(source: str | Path, data: bytes, wanted: Sequence[str]) -> pa.Table:
         raise ValueError(
             f"{source} is not a CSV file with commas and a header ({_one_line(error)}); mend that row"
         ) from None
-    _refuse_columns(source, table.column_names, wanted)
+    refuse_columns(source, table.column_names, wanted)
     return table
 
 
-def _decoded(source: str | Path, data: bytes) -> str:
+def decoded(source: str | Path, data: bytes) -> str:
+    """A file as UTF-8 text; ValueError names the first byte that is none."""
     try:
         return data.decode("utf-8-sig")  # spreadsheets begin UTF-8 with a byte-order mark
     except UnicodeDecodeError as error:
@@ -186,7 +188,8 @@ def _decoded(source: str | Path, data: bytes) -> str:
         ) from None
 
 
-def _refuse_columns(source: str | Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+def refuse_columns(source: str | Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raises ValueError for a wanted column that the file lacks."""
     for name in wanted:
         if name not in names:
             raise ValueError(
@@ -196,7 +199,8 @@ def _refuse_columns(source: str | Path, names: Sequence[str], wanted: Sequence[s
             raise ValueError(f"{source} has {names.count(name)} columns called {name!r}; rename all but one")
 
 
-def _strings(source: str | Path, column: Any, name: str, *, only_strings: bool = False) -> Any:
+def strings_of(source: str | Path, column: Any, name: str, *, only_strings: bool = False) -> Any:
+    """A column as strings, numbers written out unless `only_strings`; ValueError for what has no such form."""
     kind = column.type
     if pa.types.is_dictionary(kind):  # a pandas categorical
         column = column.cast(kind.value_type)
@@ -212,7 +216,7 @@ def _strings(source: str | Path, column: Any, name: str, *, only_strings: bool =
 
 
 def _labels(source: str | Path, column: Any, name: str) -> Any:
-    labels = _blank_to_null(_strings(source, column, name))
+    labels = blank_to_null(strings_of(source, column, name))
     present = pc.unique(labels.drop_null()).to_pylist()
     if pa.types.is_floating(column.type) and not all(re.fullmatch(r"-?\d+", value) for value in present):
         fraction = next(value for value in present if not re.fullmatch(r"-?\d+", value))
@@ -223,7 +227,8 @@ def _labels(source: str | Path, column: Any, name: str) -> Any:
     return labels
 
 
-def _blank_to_null(column: Any) -> Any:
+def blank_to_null(column: Any) -> Any:
+    """Strings trimmed; one of white space alone is null."""
     trimmed = pc.utf8_trim_whitespace(column)
     return pc.if_else(pc.equal(pc.utf8_length(trimmed), 0), pa.scalar(None, pa.string()), trimmed)
 

@@ -33,7 +33,7 @@ from deshi.jobs.data.distinct import Distinct, distinct, refuse_shared_text
 from deshi.jobs.data.hold_out import hold_out
 from deshi.jobs.data.near_twins import sketch, twin_groups, twins_across
 from deshi.jobs.data.render import Sequences, cut_rows, render
-from deshi.jobs.data.split import CALIBRATION_MOST, _first_slice, _sha256, table_fingerprint
+from deshi.jobs.data.split import CALIBRATION_MOST, first_slice, table_fingerprint, text_sha256
 from deshi.jobs.evidence.schema import DataFacts
 
 NAMES = ("train", "calibration", "validation", "test", "forget")
@@ -107,7 +107,7 @@ class SequenceSplits:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all splits and what is learned from them."""
-        return _sha256(json.dumps([self.fingerprints, self.format, self.loss_on], sort_keys=True))
+        return text_sha256(json.dumps([self.fingerprints, self.format, self.loss_on], sort_keys=True))
 
     def facts(self, *, truncated: Mapping[str, float] | None = None) -> DataFacts:
         """What the evidence says; `truncated` is the share of rows cut at max_length, by split."""
@@ -253,7 +253,7 @@ def _validation_rows(train: pa.Table, vectors: np.ndarray, seed: int) -> np.ndar
     return hold_out(
         groups=twin_groups(vectors),
         classes=[""] * train.num_rows,
-        slices=_first_slice(train, np.arange(train.num_rows)),
+        slices=first_slice(train, np.arange(train.num_rows)),
         quota={"": min(VALIDATION_MOST, round(VALIDATION_SHARE * train.num_rows))},
         seed=seed,
     )

@@ -78,7 +78,7 @@ class Splits:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all splits and the labels."""
-        return _sha256(json.dumps([self.fingerprints, self.labels], sort_keys=True))
+        return text_sha256(json.dumps([self.fingerprints, self.labels], sort_keys=True))
 
     def facts(self, *, truncated: Mapping[str, float] | None = None) -> DataFacts:
         """What the evidence says; `truncated` is the share of rows cut at max_length, by split."""
@@ -195,7 +195,7 @@ def _split_off_validation(source: pa.Table, part: np.ndarray, groups: np.ndarray
     held = hold_out(
         groups=groups[labelled],
         classes=classes,
-        slices=_first_slice(source, labelled),
+        slices=first_slice(source, labelled),
         quota=quota,
         seed=seed,
     )
@@ -231,7 +231,7 @@ def _split_off_agreement(source: pa.Table, part: np.ndarray, groups: np.ndarray,
         rows = np.flatnonzero(free if free.sum() >= missing else part == "unlabelled")
         classes, quota = [""] * len(rows), {"": missing}
         note = f"of {int(unlabelled.sum())} unlabelled rows"
-    held = hold_out(groups=groups[rows], classes=classes, slices=_first_slice(source, rows), quota=quota, seed=seed + 1)
+    held = hold_out(groups=groups[rows], classes=classes, slices=first_slice(source, rows), quota=quota, seed=seed + 1)
     part[rows[held]] = "agreement"
     return part, f"Agreement with the teacher is read on {int((part == 'agreement').sum())} {note}."
 
@@ -263,7 +263,8 @@ def _what_was_dropped(name: str, given: pa.Table, file: Distinct) -> list[str]:
     return [f"{count} {words} in {name}." for count, words in what if count]
 
 
-def _first_slice(source: pa.Table, rows: np.ndarray) -> list[str]:
+def first_slice(source: pa.Table, rows: np.ndarray) -> list[str]:
+    """The first slice column of some rows; empty strings where there is none."""
     names = [name for name in source.column_names if name not in ("row", "text", "label")]
     if not names:
         return [""] * len(rows)
@@ -279,8 +280,9 @@ def table_fingerprint(table: pa.Table) -> str:
     """SHA-256 of a table's values, whatever the order of its rows."""
     columns = [table[name].to_pylist() for name in table.column_names]
     rows = (json.dumps(row, ensure_ascii=False) for row in zip(*columns, strict=True))
-    return _sha256("\n".join([json.dumps(table.column_names), *sorted(_sha256(row) for row in rows)]))
+    return text_sha256("\n".join([json.dumps(table.column_names), *sorted(text_sha256(row) for row in rows)]))
 
 
-def _sha256(text: str) -> str:
+def text_sha256(text: str) -> str:
+    """SHA-256 in hexadecimal; half a surrogate pair is hashed as it stands."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

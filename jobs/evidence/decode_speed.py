@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deshi.jobs.evidence.latency import LatencyRow, _rows
+from deshi.jobs.evidence.latency import LatencyRow, latency_rows
 from deshi.serve.engines.engine import engine_of
 from deshi.serve.engines.generation import GenerationEngine, GenerationParams
 from deshi.serve.engines.table import generation_engine
@@ -85,7 +85,7 @@ def interleaved_decode(
         name: both.sum(axis=1) if part == "whole" else both[:, int(part == "rest")] for name, both in times.items()
     }
     shape = f"{prompt_tokens}+{answer_tokens}"
-    return _rows(shown, shape, reference=reference, confidence=confidence, rng=np.random.default_rng(seed))
+    return latency_rows(shown, shape, reference=reference, confidence=confidence, rng=np.random.default_rng(seed))
 
 
 async def _rounds(

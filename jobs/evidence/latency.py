@@ -77,7 +77,7 @@ def interleaved(
     for shape, (texts, tokens) in shapes.items():
         batch = random_batch(texts, tokens, vocabulary=vocabulary, seed=seed)
         times = _rounds(engines, batch, rounds=rounds, min_seconds=min_seconds, rng=rng)
-        rows += _rows(times, shape, reference=reference, confidence=confidence, rng=rng)
+        rows += latency_rows(times, shape, reference=reference, confidence=confidence, rng=rng)
     return rows
 
 
@@ -138,7 +138,7 @@ def _rounds(
     return {name: np.array(values) for name, values in times.items()}
 
 
-def _rows(
+def latency_rows(
     times: Mapping[str, NDArray[np.float64]],
     shape: str,
     *,

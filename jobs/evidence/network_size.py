@@ -10,7 +10,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deshi.jobs.data.model_folder import _refuse_runnable
+from deshi.jobs.data.model_folder import refuse_runnable
 from deshi.jobs.evidence.training_cost import Network
 from deshi.jobs.stages.architectures import ARCHITECTURES, DECODERS, layout_of
 from deshi.jobs.stages.candidate import Candidate
@@ -30,7 +30,7 @@ def config_of(path: Path, *, task: str) -> PretrainedConfig:
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"{file} does not exist; give the config.json of the model, weights are not needed")
-    _refuse_runnable(file.parent, file)
+    refuse_runnable(file.parent, file)
     from transformers import AutoConfig
 
     try:

@@ -26,7 +26,7 @@ from scipy import stats
 
 from deshi.jobs.evidence.schema import SliceRow, figure_of
 from deshi.jobs.evidence.text_scores import TokenScores
-from deshi.serve.statistics import FEW_FLIPS, RESAMPLES, Floats, Interval, _bootstrap
+from deshi.serve.statistics import FEW_FLIPS, RESAMPLES, Floats, Interval, bootstrap
 
 QUANTILE_RESAMPLES = 1999
 TABLE = 4_000_000  # numbers of a table [resamples, tokens] at a time
@@ -89,7 +89,7 @@ def ratio_interval(above: ArrayLike, below: ArrayLike, *, confidence: float, see
     def ratio(some: Floats, of: Floats, axis: int = -1) -> Floats:
         return some.sum(axis=axis) / of.sum(axis=axis)
 
-    return _bootstrap((sums, sizes), ratio, confidence, seed, RESAMPLES)
+    return bootstrap((sums, sizes), ratio, confidence, seed, RESAMPLES)
 
 
 def share_interval(hits: ArrayLike, tokens: ArrayLike, *, confidence: float, seed: int) -> Interval:

@@ -292,7 +292,7 @@ CHATS = [
 
 @pytest.mark.parametrize(("body", "status", "sentence"), CHATS, ids=[sentence for _, _, sentence in CHATS])
 def test_a_bad_chat_is_told_what_to_change(server, body, status, sentence):
-    refused(server[2] + "/v1/chat/completions", json.dumps(body).encode(), status, sentence)
+    assert_refused(server[2] + "/v1/chat/completions", json.dumps(body).encode(), status, sentence)
 
 
 COMPLETIONS = [
@@ -310,10 +310,10 @@ COMPLETIONS = [
 
 @pytest.mark.parametrize(("body", "status", "sentence"), COMPLETIONS, ids=[sentence for _, _, sentence in COMPLETIONS])
 def test_a_bad_completion_is_told_what_to_change(server, body, status, sentence):
-    refused(server[2] + "/v1/completions", body, status, sentence)
+    assert_refused(server[2] + "/v1/completions", body, status, sentence)
 
 
-def refused(url, body, status, sentence):
+def assert_refused(url, body, status, sentence):
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(urllib.request.Request(url, body), timeout=20)
     error = json.load(caught.value)["error"]

@@ -121,6 +121,6 @@ def test_leading_rows_are_rendered_only_as_far_as_wanted(tmp_path, tokens):
 def test_the_share_of_cut_rows_is_that_of_the_whole_rendering(tmp_path):
     splits = split(tmp_path, TRAIN, TEST)
     folder = lm["tiny_lm"](tmp_path / "lm", layers=1)
-    whole = splits.sequences("train", folder, max_length=32)
+    whole = splits.sequences("train", folder, max_length=96)
     assert 0 < whole.cut < len(whole.lengths)
-    assert splits.cut_share("train", folder, max_length=32) == whole.cut / len(whole.lengths)
+    assert splits.cut_share("train", folder, max_length=96) == whole.cut / len(whole.lengths)

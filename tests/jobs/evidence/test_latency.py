@@ -83,7 +83,7 @@ def test_the_interval_is_that_of_the_confidence():
     """Of 9 equally likely medians the 50% interval leaves out what the 99% interval holds."""
     times = {"one": np.arange(1.0, 10.0), "two": np.arange(1.0, 10.0) ** 2}
     wide, narrow = (
-        latency._rows(times, "a", reference="one", confidence=level, rng=np.random.default_rng(0))[1]
+        latency.latency_rows(times, "a", reference="one", confidence=level, rng=np.random.default_rng(0))[1]
         for level in (0.99, 0.5)
     )
     assert wide.low < narrow.low <= narrow.median_ms <= narrow.high < wide.high

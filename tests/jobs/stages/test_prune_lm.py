@@ -67,7 +67,7 @@ def logits_of(model, batch=None):
         return model(**batch).logits[batch["attention_mask"].bool()]
 
 
-def close(left, right, atol=1e-5):
+def assert_close(left, right, atol=1e-5):
     torch.testing.assert_close(left, right, atol=atol, rtol=1e-4)
 
 
@@ -101,7 +101,7 @@ def test_dropping_groups_equals_silencing_their_heads(model_type):
         with torch.no_grad():
             for head in heads:
                 silenced.model.layers[layer].self_attn.o_proj.weight[:, 16 * head : 16 * head + 16] = 0
-    close(logits_of(pruned), logits_of(silenced))
+    assert_close(logits_of(pruned), logits_of(silenced))
     assert (logits_of(pruned) - logits_of(model)).abs().max() > 1e-2
     config = pruned.config
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 2, 16)
@@ -122,7 +122,7 @@ def test_dropping_channels_that_are_always_zero_changes_nothing(model_type, tied
     kept = prune.strongest(importance, 60)
     assert not set(kept.tolist()) & set(dead.tolist())
     pruned = prune_lm.prune_hidden(model, kept)
-    close(logits_of(pruned), logits_of(model), atol=1e-4)
+    assert_close(logits_of(pruned), logits_of(model), atol=1e-4)
     assert pruned.get_input_embeddings().weight.shape == pruned.lm_head.weight.shape == (VOCABULARY, 60)
     others = torch.arange(60)
     assert (logits_of(prune_lm.prune_hidden(model, others)) - logits_of(model)).abs().max() > 1e-2
@@ -136,7 +136,7 @@ def test_dropping_neurons_equals_silencing_them(model_type):
     for layer, scores in enumerate(importance):
         with torch.no_grad():
             silenced.model.layers[layer].mlp.down_proj.weight[:, scores.argsort()[:64]] = 0
-    close(logits_of(prune.prune_ffn(model, importance, 64)), logits_of(silenced))
+    assert_close(logits_of(prune.prune_ffn(model, importance, 64)), logits_of(silenced))
 
 
 @pytest.mark.parametrize("model_type", sorted(DECODERS))
@@ -150,7 +150,7 @@ def test_dropping_a_layer_that_writes_nothing_changes_nothing(model_type):
     assert influence[1] == pytest.approx(0, abs=1e-6)
     assert prune.keep_layers(3, 4, influence) == (0, 2, 3)
     pruned = prune.prune_depth(model, (0, 2, 3))
-    close(logits_of(pruned), logits_of(model))
+    assert_close(logits_of(pruned), logits_of(model))
     assert [layer.self_attn.layer_idx for layer in pruned.model.layers] == [0, 1, 2]
     if model_type == "qwen2":
         assert pruned.config.layer_types == ["full_attention", "sliding_attention", "sliding_attention"]
@@ -211,7 +211,7 @@ def test_hidden_importance_by_hand():
     for hook in hooks:
         hook.remove()
     expected += torch.stack(after).abs().double().mean(1).sum(0)
-    close(prune_lm.hidden_importance(model, [batch]), expected.detach(), atol=1e-4)
+    assert_close(prune_lm.hidden_importance(model, [batch]), expected.detach(), atol=1e-4)
 
 
 @pytest.mark.parametrize("model_type", sorted(DECODERS))
@@ -223,7 +223,7 @@ def test_packed_sequences_are_measured_as_padded_ones(model_type):
         lambda batches: prune_lm.group_importance(model, batches),
         lambda batches: prune_lm.hidden_importance(model, batches),
     ):
-        close(measure([packed(batch)]), measure([batch]), atol=1e-5)
+        assert_close(measure([packed(batch)]), measure([batch]), atol=1e-5)
 
 
 @pytest.mark.parametrize("model_type", sorted(DECODERS))

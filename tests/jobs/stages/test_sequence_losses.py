@@ -77,7 +77,7 @@ def hand_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -softened(logits, 1.0)[torch.arange(len(targets)), targets].log().mean()
 
 
-def agree(got: Tensor, expected: Tensor, leaves: tuple[Tensor, ...], tolerance: float = 1e-10) -> None:
+def assert_agree(got: Tensor, expected: Tensor, leaves: tuple[Tensor, ...], tolerance: float = 1e-10) -> None:
     """The values, and the gradients in all leaves. Scaled, since a trained loss is rarely the root itself."""
     assert got.item() == pytest.approx(expected.item(), rel=tolerance, abs=tolerance)
     ours = torch.autograd.grad(2.5 * got, leaves)
@@ -107,7 +107,7 @@ def test_an_online_teacher(name, alpha, temperature, ce_weight):
     cross_entropy = hand_cross_entropy(h @ w.T, targets)
     assert got.divergence.item() == pytest.approx(divergence.item(), rel=1e-10)
     assert got.cross_entropy.item() == pytest.approx(cross_entropy.item() if ce_weight else 0.0, rel=1e-10)
-    agree(got.total, 0.4 * divergence + ce_weight * cross_entropy, (h, w))
+    assert_agree(got.total, 0.4 * divergence + ce_weight * cross_entropy, (h, w))
 
 
 @pytest.mark.parametrize("n", [1, 4, 5, 6, 10, 23])
@@ -115,8 +115,8 @@ def test_chunks_and_blocks_leave_no_token_out(n):
     (h, w), (ht, wt), targets = student(n=n), teacher(n=n), labels(n)
     expected = by_hand("forward_kl", softened(ht @ wt.T, 1.0), softened(h @ w.T, 1.0), 0.0)
     got = online_loss(h, w, ht, wt, loss="forward_kl", temperature=1.0, alpha=0.0)
-    agree(got.total, expected, (h, w))
-    agree(sequence_cross_entropy(h, w, targets), hand_cross_entropy(h @ w.T, targets), (h, w))
+    assert_agree(got.total, expected, (h, w))
+    assert_agree(sequence_cross_entropy(h, w, targets), hand_cross_entropy(h @ w.T, targets), (h, w))
 
 
 def test_tied_embeddings_get_both_gradients():
@@ -124,7 +124,7 @@ def test_tied_embeddings_get_both_gradients():
     _, w = student()
     tokens, targets = labels(), labels().roll(1)
     ours, hands = (torch.tanh(w[tokens] @ draw(D, D, seed=7)) for _ in range(2))
-    agree(sequence_cross_entropy(ours, w, targets), hand_cross_entropy(hands @ w.T, targets), (w,))
+    assert_agree(sequence_cross_entropy(ours, w, targets), hand_cross_entropy(hands @ w.T, targets), (w,))
 
 
 def cached(k: int, seed: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -170,7 +170,7 @@ def test_cached_answers(name, alpha, temperature, ce_weight):
     p_t, q_t = (softened(side.log(), temperature) for side in sides)
     divergence = temperature**2 * by_hand(name, p_t, q_t, alpha)
     assert got.divergence.item() == pytest.approx(divergence.item(), rel=1e-10)
-    agree(got.total, 0.4 * divergence + ce_weight * hand_cross_entropy(h @ w.T, targets), (h, w))
+    assert_agree(got.total, 0.4 * divergence + ce_weight * hand_cross_entropy(h @ w.T, targets), (h, w))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -180,7 +180,7 @@ def test_all_answers_listed_are_the_whole_vocabulary(temperature):
     _, ids, log_probs, log_tail = cached(V)
     got = topk_loss(h, w, ids, log_probs, log_tail, loss="forward_kl", temperature=temperature, alpha=0.0)
     whole = online_loss(h, w, ht, wt, loss="forward_kl", temperature=temperature, alpha=0.0)
-    agree(got.total, whole.total, (h, w))
+    assert_agree(got.total, whole.total, (h, w))
     expected = temperature**2 * by_hand(
         "forward_kl", softened(ht @ wt.T, temperature), softened(h @ w.T, temperature), 0.0
     )
