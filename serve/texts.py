@@ -83,7 +83,7 @@ TEXTS: Mapping[str, Text] = MappingProxyType(
         "verdict.limits_link": Text(
             "この判定が証明していないこと（{n}件）", "What this verdict does not prove ({n} items)"
         ),
-        # reasons of a verdict, by the codes of jobs/evidence/decide.py
+        # reasons of a verdict, by the codes of jobs/evidence/verdict.py
         "reason.drop.pass": Text(
             "品質の低下は {value} ポイント（{low} 〜 {high}）で、区間のすべてが上限 {limit} ポイントを下回ります。",
             "The score drops by {value} points ({low} to {high}), all of it below the limit of {limit}.",

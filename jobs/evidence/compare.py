@@ -13,9 +13,11 @@ from deshi.jobs.choose import Chosen
 from deshi.jobs.contender import Contender
 from deshi.jobs.controls import Controls
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence import decide, story
+from deshi.jobs.evidence import story
+from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.operations import target_row
 from deshi.jobs.evidence.schema import Evidence, ModelRow, Quality, Role
+from deshi.jobs.evidence.verdict import verdict
 from deshi.jobs.ladder import Line, Plan
 from deshi.jobs.session import Machine, commit, describe_machine
 from deshi.jobs.stages.lesson import Lesson
@@ -55,7 +57,7 @@ def evidence(
     contenders = [chosen.winner, chosen.teacher, *beside, *controls.made]
     told = task.qualities(lesson, contenders, "test")
     rows = [model_row(lesson, each, told[each.id], chosen=each is chosen.winner) for each in contenders]
-    kpis = decide.kpi_rows(rows[0], recipe.kpi, recipe.targets, margin=recipe.margin, currency=recipe.business.currency)
+    kpis = kpi_rows(rows[0], recipe.kpi, recipe.targets, margin=recipe.margin, currency=recipe.business.currency)
     return Evidence(
         name=recipe.name,
         task=recipe.task,
@@ -73,7 +75,7 @@ def evidence(
         waterfall=story.waterfall(lesson, machine, bench, chosen),
         orders=story.orders(lesson, plan, lines),
         kpis=kpis,
-        verdict=decide.verdict(kpis, confidence=recipe.kpi.quality.confidence),
+        verdict=verdict(kpis, confidence=recipe.kpi.quality.confidence),
         removed=story.removed(lesson, chosen),
         licences={"teacher": recipe.teacher.licence, "data": recipe.data.licence},
         how=dict(task.how),

@@ -1,7 +1,7 @@
-"""Decisions: which finalist is chosen (by validation only), and the verdict on it (by the test rows).
+"""Which finalist is chosen, by validation alone: feasible by the recipe's KPIs, then cheapest.
 
-Both read the KPIs of the recipe. Choosing goes by point estimates, since validation may be spent freely; the
-verdict goes by intervals, since it is a promise: a figure whose interval straddles its limit is INCONCLUSIVE.
+Choosing goes by point estimates, since validation may be spent freely; the verdict on the chosen one (`verdict.py`)
+goes by intervals on the test rows.
 """
 
 from __future__ import annotations
@@ -9,24 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-
-from scipy import stats
 
 from deshi.jobs.evidence import money
 from deshi.jobs.evidence.kpis import MEASURES, memory_limit
-from deshi.jobs.evidence.kpis import kpi_rows as kpi_rows
-from deshi.jobs.evidence.numbers import digits
-from deshi.jobs.evidence.schema import (
-    Decision,
-    Figure,
-    KpiRow,
-    KpiVerdict,
-    Reason,
-    Verdict,
-)
 from deshi.serve.kpi import Kpi, Target
-from deshi.serve.statistics import Interval, rows_needed
+from deshi.serve.statistics import Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,123 +167,6 @@ def violations(
         if limit is not None
     }
     return {name: by for name, by in missed.items() if by > 0}
-
-
-_SUBJECTS = {
-    "latency_ms_p95": "latency p95 on {target}",
-    "first_token_p95": "first token p95 on {target}",
-    "per_token_p95": "time of a token p95 on {target}",
-    "size_mb": "size",
-    "memory_mb": "peak memory on {target}",
-    "cost_per_1000": "cost of 1,000 requests on {target}",
-}
-_OUTCOMES = {
-    "pass": "{value} {unit}, within the limit of {limit}",
-    "fail": "{value} {unit}, over the limit of {limit}",
-    "inconclusive": "{value} {unit} ({low} to {high}) straddles the limit of {limit}; measure for longer",
-    "unmeasured": "not measured, so the limit of {limit} {unit} is not shown to hold",
-}
-_TEXT_SUBJECTS = {
-    "kl_mean": "mean KL to the teacher",
-    "perplexity_ratio": "perplexity over the teacher's",
-}
-_TEXT_OUTCOMES = {
-    "pass": "{value} {unit} ({low} to {high}), all of it within the limit of {limit}",
-    "fail": "{value} {unit} ({low} to {high}), all of it over the limit of {limit}",
-    "inconclusive": "{value} {unit} ({low} to {high}), astride the limit of {limit}: about {rows} test rows would "
-    "settle it",
-    "inconclusive_above": "{value} {unit} ({low} to {high}), astride the limit of {limit}, the estimate not below it: "
-    "more rows would sooner reject",
-    "unmeasured": "not measured, so the limit of {limit} {unit} is not shown to hold",
-}
-_DROP = "the score drops by {value} points ({low} to {high}), "
-# Code -> English sentence. The report has a text `reason.<code>` for each in its own languages.
-SENTENCES: Mapping[str, str] = MappingProxyType(
-    {
-        "drop.pass": _DROP + "all of it below the limit of {limit}",
-        "drop.fail": _DROP + "all of it above the limit of {limit}",
-        "drop.inconclusive": _DROP + "astride the limit of {limit}: about {rows} test rows would settle it",
-        "drop.inconclusive_above": _DROP
-        + "astride the limit of {limit}, the estimate not below it: more rows would sooner reject",
-        "drop.unmeasured": "the drop of the score was not measured, so the limit of {limit} points is not "
-        "shown to hold",
-        "projected": "the figures of {target} are projected, not measured: this machine cannot reproduce it",
-    }
-    | {
-        f"{kind}.{outcome}": f"{subject}: {sentence}"
-        for kind, subject in _SUBJECTS.items()
-        for outcome, sentence in _OUTCOMES.items()
-    }
-    | {
-        f"{kind}.{outcome}": f"{subject}: {sentence}"
-        for kind, subject in _TEXT_SUBJECTS.items()
-        for outcome, sentence in _TEXT_OUTCOMES.items()
-    }
-)
-
-
-def verdict(rows: Sequence[KpiRow], *, confidence: float) -> Verdict:
-    """REJECT if any KPI fails, else INCONCLUSIVE if any is undecided, else ACCEPT; its reasons are those KPIs.
-
-    Args:
-        rows: all KPI rows of the chosen model on the test rows, from `kpi_rows`.
-        confidence: of the intervals; plans the rows that would settle an inconclusive figure of quality.
-    """
-    verdicts = {row.verdict for row in rows}
-    decision: Decision = "REJECT" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "ACCEPT"
-    order: dict[Decision, tuple[KpiVerdict, ...]] = {
-        "REJECT": ("FAIL", "INCONCLUSIVE"),
-        "INCONCLUSIVE": ("INCONCLUSIVE",),
-        "ACCEPT": ("PASS",),
-    }
-    speaking = [row for wanted in order[decision] for row in rows if row.verdict == wanted]
-    needed = {
-        row.name: _settled_by(row.figure, row.limit, confidence)
-        for row in rows
-        if row.axis == "quality" and row.verdict == "INCONCLUSIVE" and row.limit is not None
-    }
-    reasons = [_reason(row, needed.get(row.name)) for row in speaking]
-    projected = dict.fromkeys(_target(row) for row in speaking if row.figure.basis == "projected" and _target(row))
-    reasons += [_sentence("projected", {"target": target}) for target in projected]
-    settled = [count for count in needed.values() if count is not None]
-    unsettled = len(settled) < len(needed)
-    return Verdict(
-        decision=decision, reasons=tuple(reasons), rows_needed=max(settled) if settled and not unsettled else None
-    )
-
-
-def _settled_by(figure: Figure, margin: float, confidence: float) -> int | None:
-    """Rows for 80% power, with the variance of a row's difference read off the interval, so for any figure."""
-    if figure.value is None or figure.low is None or figure.high is None or not figure.n:
-        return None
-    error = (figure.high - figure.low) / (2 * float(stats.norm.ppf((1 + confidence) / 2)))
-    if not math.isfinite(error):
-        return None
-    needed = rows_needed(figure.value, figure.n * error**2 + figure.value**2, margin, confidence)
-    return None if needed is None else max(needed, figure.n + 1)
-
-
-def _reason(row: KpiRow, needed: int | None) -> Reason:
-    figure, kind = row.figure, row.name.partition(".")[0]
-    outcome = "unmeasured" if figure.value is None else row.verdict.lower()
-    if row.axis == "quality" and outcome == "inconclusive" and needed is None:
-        outcome = "inconclusive_above"
-    scale, decimals = (100, 2) if kind == "drop" else (1, None)
-    numbers = {"value": figure.value, "low": figure.low, "high": figure.high, "limit": row.limit}
-    if figure.low is not None or figure.high is not None:  # an end that could not be had is infinite
-        numbers |= {"low": -math.inf if figure.low is None else figure.low}
-        numbers |= {"high": math.inf if figure.high is None else figure.high}
-    values = {name: "?" if number is None else digits(scale * number, decimals) for name, number in numbers.items()}
-    values |= {"target": _target(row), "unit": figure.unit, "rows": "" if needed is None else f"{needed:,}"}
-    return _sentence(f"{kind}.{outcome}", values)
-
-
-def _sentence(code: str, values: dict[str, str]) -> Reason:
-    return Reason(code=code, values=values, text=SENTENCES[code].format_map(values))
-
-
-def _target(row: KpiRow) -> str:
-    return row.name.partition(".")[2]
 
 
 def _distance(digest: str, missed: Mapping[str, float]) -> tuple[int, float, str]:

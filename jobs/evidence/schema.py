@@ -175,7 +175,7 @@ class KpiRow(Frozen):
 class Reason(Frozen):
     """Why a verdict is what it is: a code with words in each language, and the sentence in English."""
 
-    code: str = Field(description="a key of deshi.jobs.evidence.decide.SENTENCES")
+    code: str = Field(description="a key of deshi.jobs.evidence.verdict.SENTENCES")
     values: dict[str, str] = Field(default_factory=dict, description="what the sentence is filled with")
     text: str
 

@@ -12,9 +12,10 @@ import torch
 
 from deshi.jobs import generate
 from deshi.jobs.evidence import measure_text
-from deshi.jobs.evidence.decide import Finalist, FinalistTarget, choose, verdict, violations
+from deshi.jobs.evidence.decide import Finalist, FinalistTarget, choose, violations
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.schema import Figure, ModelRow, Quality
+from deshi.jobs.evidence.verdict import verdict
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.stages import chain, cut_language_model, spaces
 from deshi.jobs.stages.candidate import Candidate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from deshi.jobs.evidence.decide import SENTENCES
 from deshi.jobs.evidence.schema import (
     DataFacts,
     Evidence,
@@ -22,6 +21,7 @@ from deshi.jobs.evidence.schema import (
     Verdict,
     WaterfallStep,
 )
+from deshi.jobs.evidence.verdict import SENTENCES
 
 RECIPE: dict[str, Any] = {
     "name": "fixture",
