@@ -61,6 +61,7 @@ _TRAINING = (
     "stages/sequence_losses.py",
     "stages/topk_loss.py",
     "stages/through_head.py",
+    "stages/plain_head.py",
 )
 _READING = ("data/render.py", "data/packing.py", "data/sequences.py", "stages/sequence_answers.py")
 _CUTTING = (

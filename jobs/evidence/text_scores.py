@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from deshi.jobs.data.packing import IGNORED, collate, plan, refuse_leak
 from deshi.jobs.data.render import Sequences
+from deshi.jobs.stages.plain_head import refuse_altered_logits
 from deshi.jobs.stages.sequence_answers import SequenceAnswers
-from deshi.jobs.stages.sequence_teacher import LOGIT_TOKENS, refuse_altered_logits
+from deshi.jobs.stages.sequence_teacher import LOGIT_TOKENS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +105,7 @@ def target_states(
     """
     import torch
 
-    refuse_altered_logits(model)
+    refuse_altered_logits(model, with_bias=True)
     if packing:
         refuse_leak(model)
     learnable = sequences.learnable

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deshi.jobs.data.packing import IGNORED, LEAK_MOST, LEAK_MOST_HALF, refuse_leak
+from deshi.jobs.data.packing import IGNORED, refuse_leak
 from deshi.jobs.data.vocabulary_match import same_vocabulary
+from deshi.jobs.stages.plain_head import refuse_altered_logits
 from deshi.jobs.stages.prune import copy_tokenizer
 from deshi.jobs.stages.prune_lm import GENERATION_CONFIG
 from deshi.jobs.stages.sequence_batches import SequenceBatches
@@ -138,33 +139,11 @@ def targets_of(batch: Batch) -> Tensor:
     return labels[labels != IGNORED]
 
 
-def refuse_other_logits(model: Any) -> None:
-    """Refuses a model whose logits are anything but hidden states times the head's weight.
-
-    Raises:
-        ValueError: naming the architecture.
-    """
-    ids = torch.arange(8, device=model.device)[None]
-    training = model.training
-    model.eval()
-    with torch.inference_mode():
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        plain = hidden @ model.get_output_embeddings().weight.T
-        given = model(input_ids=ids, use_cache=False).logits
-    model.train(training)
-    most, spread = float((plain - given).abs().max()), float(given.float().std())
-    if most > (LEAK_MOST if given.dtype == torch.float32 else LEAK_MOST_HALF) * spread:
-        raise ValueError(
-            f"the architecture {model.config.model_type!r} caps, scales or shifts its logits behind the head's weight, "
-            "which the losses here do not know; take a model of another architecture"
-        )
-
-
 def _load(folder: Path, dtype: torch.dtype, *, packing: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    refuse_other_logits(model)
+    refuse_altered_logits(model, with_bias=False)
     if packing:
         refuse_leak(model)
     return model

@@ -22,6 +22,7 @@ from deshi.jobs.data.packing import IGNORED, collate, plan, refuse_leak
 from deshi.jobs.data.render import Sequences
 from deshi.jobs.data.sequences import SequenceSplits
 from deshi.jobs.stages.answers import shard_name
+from deshi.jobs.stages.plain_head import refuse_altered_logits
 from deshi.jobs.stages.sequence_answers import SHARD_ROWS, TOP_K, pack, write_shard
 from deshi.jobs.storage import Output, Storage
 
@@ -87,25 +88,6 @@ def answer(
     return ids, log_probs, tail
 
 
-def refuse_altered_logits(model: Any) -> None:
-    """Refuses a model whose logits are not its head's output, such as one that caps or scales them.
-
-    Raises:
-        ValueError: naming the architecture.
-    """
-    import torch
-
-    ids = torch.arange(8, device=next(model.parameters()).device)[None]
-    with torch.inference_mode():
-        plain = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
-        given = model(input_ids=ids, use_cache=False).logits
-    if not torch.allclose(plain.float(), given.float(), rtol=1e-3, atol=1e-3, equal_nan=True):
-        raise ValueError(
-            f"the architecture {model.config.model_type!r} caps or scales its logits behind the head, which cached "
-            "answers do not know; write online_teacher: true, or take another teacher"
-        )
-
-
 class Teacher:
     """A Ray Data actor: holds the teacher, answers one shard a call and writes its file."""
 
@@ -119,7 +101,7 @@ class Teacher:
             self._folder, dtype=kinds[asked["precision"]], trust_remote_code=False
         )
         self._model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        refuse_altered_logits(self._model)
+        refuse_altered_logits(self._model, with_bias=True)
         if asked["packing"]:
             refuse_leak(self._model)
         self._splits = SequenceSplits.read(storage.fetch(splits_key))

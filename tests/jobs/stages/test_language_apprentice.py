@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GraniteConfig, Gra
 from deshi.jobs.data.conversations import canonical_messages
 from deshi.jobs.data.packing import collate, plan
 from deshi.jobs.data.render import render
-from deshi.jobs.stages.language_apprentice import LanguageApprentice, refuse_other_logits, targets_of
+from deshi.jobs.stages.language_apprentice import LanguageApprentice, targets_of
+from deshi.jobs.stages.plain_head import refuse_altered_logits
 
 lm = runpy.run_path(str(Path(__file__).parents[1] / "lm_fixtures.py"))
 MAX_LENGTH, K = 128, 8
@@ -270,8 +271,8 @@ def test_stock_transformers_loads_what_is_written(folder, student, tmp_path, tie
 
 
 def test_an_architecture_that_scales_its_logits_is_refused(student):
-    refuse_other_logits(student)
+    refuse_altered_logits(student, with_bias=False)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = GraniteForCausalLM(GraniteConfig(vocab_size=64, logits_scaling=4.0, num_key_value_heads=2, **sizes))
     with pytest.raises(ValueError, match="'granite' caps, scales or shifts its logits"):
-        refuse_other_logits(model)
+        refuse_altered_logits(model, with_bias=False)

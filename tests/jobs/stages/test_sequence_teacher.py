@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 from deshi.jobs.data.sequences import make_sequence_splits
 from deshi.jobs.stages import sequence_teacher
 from deshi.jobs.stages.answers import shard_name
+from deshi.jobs.stages.plain_head import refuse_altered_logits
 from deshi.jobs.stages.sequence_answers import SHARD_ROWS, read_rank
-from deshi.jobs.stages.sequence_teacher import Teacher, answer, ask, refuse_altered_logits
+from deshi.jobs.stages.sequence_teacher import Teacher, answer, ask
 from deshi.jobs.storage import Storage
 
 lm = runpy.run_path(str(Path(__file__).parents[1] / "lm_fixtures.py"))
@@ -94,9 +95,9 @@ def test_an_architecture_that_caps_its_logits_is_refused(world):
             return out
 
     model = AutoModelForCausalLM.from_pretrained(world[1].path / "model").eval()
-    refuse_altered_logits(model)
+    refuse_altered_logits(model, with_bias=True)
     with pytest.raises(ValueError, match="'llama' caps or scales its logits"):
-        refuse_altered_logits(Capped(model))
+        refuse_altered_logits(Capped(model), with_bias=True)
 
 
 def test_a_teacher_that_gives_no_numbers_is_refused(world):
