@@ -166,7 +166,7 @@ def load(folder: Path, *, threads: int, slots: int, context_length: int, max_que
         ValueError: if llama.cpp cannot read it.
     """
     # Threads wait for each other hundreds of times a token, by spinning: beside busy processes they spin whole time
-    # slices away, up to 700 ms a token here. So they spin shortly and then sleep, which is as fast on quiet cores.
+    # slices away. So they spin shortly and then sleep, which was as fast on quiet cores.
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     import xllamacpp
 
