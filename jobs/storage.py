@@ -65,6 +65,7 @@ _TRAINING = (
 )
 _READING = ("data/render.py", "data/packing.py", "data/sequences.py", "stages/sequence_answers.py")
 _CUTTING = (
+    "stages/importance.py",
     "stages/prune.py",
     "stages/vocabulary.py",
     "stages/architectures.py",

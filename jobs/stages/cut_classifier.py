@@ -24,7 +24,7 @@ def cut_depth(source: Output, candidate: Candidate, lesson: Lesson) -> Output:
     def build(out: Path) -> None:
         from transformers import AutoTokenizer
 
-        from deshi.jobs.stages import prune
+        from deshi.jobs.stages import importance, prune
 
         folder = source.path / "model"
         model = prune.load_classifier(folder)
@@ -32,10 +32,10 @@ def cut_depth(source: Output, candidate: Candidate, lesson: Lesson) -> Output:
         judged: Any = candidate.depth_by
         if judged == "influence":
             texts = lesson.splits.table("calibration")["text"].to_pylist()
-            batches = prune.calibration_batches(
+            batches = importance.calibration_batches(
                 AutoTokenizer.from_pretrained(folder), texts, max_length=lesson.recipe.data.max_length
             )
-            judged = prune.block_influence(model, batches)
+            judged = importance.block_influence(model, batches)
         kept = prune.keep_layers(candidate.layers, depth, judged)
         if prune.architecture_of(model.config).first_layer_stays and kept[0] != 0:
             kept = (0, *kept[1:])

@@ -26,13 +26,13 @@ def cut_depth(source: Output, candidate: Candidate, lesson: Lesson) -> Output:
     inputs = {"source": source.key, "layers": candidate.layers, "by": candidate.depth_by, "splits": lesson.splits_key}
 
     def build(out: Path) -> None:
-        from deshi.jobs.stages import prune, prune_lm
+        from deshi.jobs.stages import importance, prune, prune_lm
 
         folder = source.path / "model"
         model = prune_lm.load_language_model(folder)
         judged: Any = candidate.depth_by
         if judged == "influence":
-            judged = prune.block_influence(model, calibration_rows(lesson, folder))
+            judged = importance.block_influence(model, calibration_rows(lesson, folder))
         kept = prune.keep_layers(candidate.layers, model.config.num_hidden_layers, judged)
         prune_lm.prune_lm(folder, out / "model", calibration=(), layers=kept)
         (out / "kept.txt").write_text(" ".join(map(str, kept)), encoding="utf-8")

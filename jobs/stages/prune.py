@@ -1,15 +1,10 @@
 """Structured pruning: fewer layers and a narrower FFN of any model; a classifier's head refitted in closed form.
 
 Everything here is physically smaller, never masked, and uniform over the layers, so that the config describes
-the result and stock transformers loads it. Shapes: hidden states [rows, tokens, hidden], FFN activations
-[rows, tokens, ffn], importance [layers, ffn]; only real tokens (attention_mask 1, or all where
-there is no mask) are counted.
+the result and stock transformers loads it. What goes is judged in `importance.py`.
 
-- depth: block influence, 1 - mean cos(hidden before a layer, hidden after it) (ShortGPT, arXiv 2403.03853);
-- FFN width: mean |activation| of a neuron x L2 norm of its outgoing weights, the Wanda score (arXiv
-  2306.11695) summed to the neuron as in Minitron (arXiv 2407.14679);
-- head: ridge regression of the last linear on its own input features to the teacher's centred logits. It
-  trains nothing and needs no label, and it is what makes an unrecovered candidate comparable with another.
+The head: ridge regression of the last linear on its own input features to the teacher's centred logits. It
+trains nothing and needs no label, and it is what makes an unrecovered candidate comparable with another.
 """
 
 from __future__ import annotations
@@ -17,23 +12,27 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from deshi.jobs.stages.architectures import architecture_of, layout_of
+from deshi.jobs.stages.importance import (
+    Batch,
+    calibration_batches,
+    ffn_importance,
+    forward,
+    hooked,
+    strongest,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from transformers import PretrainedConfig, PreTrainedModel
 
-Batch = Mapping[str, Tensor]
 FFN_MULTIPLE = 8  # int8 kernels read rows in multiples of 8
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -49,56 +48,6 @@ TOKENIZER_FILES = (
     "spiece.model",
     "spm.model",
 )
-
-
-def calibration_batches(
-    tokenizer: Any, texts: Sequence[str], *, max_length: int, batch_size: int = 32
-) -> list[dict[str, Tensor]]:
-    """Texts as padded batches, in the given order."""
-    starts = range(0, len(texts), batch_size)
-    cut = {"truncation": True, "max_length": max_length, "padding": True, "return_tensors": "pt"}
-    return [dict(tokenizer(list(texts[start : start + batch_size]), **cut)) for start in starts]
-
-
-@torch.inference_mode()
-def block_influence(model: PreTrainedModel, batches: Iterable[Batch]) -> list[float]:
-    """1 - mean cosine of what enters and what leaves a layer, one number a layer; near 0 it does little."""
-    layers = layout_of(model.config).layer_list(model)
-    sums = torch.zeros(len(layers), dtype=torch.float64)
-    tokens = 0
-    mask = torch.empty(0)
-
-    def add(index: int, before: Tensor, after: Tensor) -> None:
-        cosine = nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
-        sums[index] += cosine[mask].double().sum().cpu()
-
-    with hooked(layers, lambda i: lambda _, args, out: add(i, args[0], out[0] if isinstance(out, tuple) else out)):
-        for batch in batches:
-            mask = real_tokens(batch).to(model.device)
-            tokens += int(mask.sum())
-            forward(model.base_model, batch)
-    return (1 - sums / max(tokens, 1)).tolist()
-
-
-@torch.inference_mode()
-def ffn_importance(model: PreTrainedModel, batches: Iterable[Batch]) -> Tensor:
-    """Mean |activation| of each FFN neuron x the L2 norm of its outgoing weights, float64 [layers, ffn]."""
-    row = layout_of(model.config)
-    outs = [row.ffn_out_of(layer) for layer in row.layer_list(model)]
-    sums = torch.zeros(len(outs), row.ffn(model.config), dtype=torch.float64)
-    tokens = 0
-    mask = torch.empty(0)
-
-    def add(index: int, activation: Tensor) -> None:
-        sums[index] += activation[mask].abs().double().sum(dim=0).cpu()
-
-    with hooked(outs, lambda i: lambda _, args, out: add(i, args[0])):
-        for batch in batches:
-            mask = real_tokens(batch).to(model.device)
-            tokens += int(mask.sum())
-            forward(model.base_model, batch)
-    norms = torch.stack([out.weight.double().norm(dim=0).cpu() for out in outs])
-    return sums / max(tokens, 1) * norms
 
 
 def keep_layers(
@@ -292,32 +241,3 @@ def rebuilt(model: PreTrainedModel, config: PretrainedConfig, state: Mapping[str
         new = type(model)(config)
     new.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, strict=True)
     return new.to(model.device, model.dtype).train(model.training)
-
-
-def strongest(scores: Tensor, count: int) -> Tensor:
-    """Places of the `count` highest scores, in their old order."""
-    return torch.sort(scores, descending=True, stable=True).indices[:count].sort().values
-
-
-def real_tokens(batch: Batch) -> Tensor:
-    """Which tokens are not padding, bool [rows, tokens]."""
-    mask = batch.get("attention_mask")
-    return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
-
-
-def forward(model: PreTrainedModel, batch: Batch) -> None:
-    """One forward pass without dropout, for what the hooks see."""
-    training = model.training
-    # transformers keeps packed sequences apart by their position ids only where no cache is made
-    options = {"use_cache": False} if "position_ids" in batch else {}
-    model.eval()(**{name: tensor.to(model.device) for name, tensor in batch.items()}, **options)
-    model.train(training)
-
-
-@contextmanager
-def hooked(modules: Iterable[nn.Module], hook_of: Callable[[int], Callable[..., None]]) -> Iterator[None]:
-    """Registers `hook_of(index)` as forward hook of each module, for the time of the block."""
-    with ExitStack() as stack:
-        for index, module in enumerate(modules):
-            stack.callback(module.register_forward_hook(hook_of(index)).remove)
-        yield

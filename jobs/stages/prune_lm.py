@@ -32,21 +32,16 @@ import torch
 from torch import Tensor
 
 from deshi.jobs.stages.architectures import decoder_of
-from deshi.jobs.stages.prune import (
+from deshi.jobs.stages.importance import (
     Batch,
     block_influence,
-    copy_tokenizer,
     ffn_importance,
     forward,
     hooked,
-    keep_layers,
-    prune_depth,
-    prune_ffn,
     real_tokens,
-    rebuilt,
     strongest,
-    write_model,
 )
+from deshi.jobs.stages.prune import copy_tokenizer, keep_layers, prune_depth, prune_ffn, rebuilt, write_model
 from deshi.jobs.stages.prune_schedule import WIDTH_MULTIPLE, Shape, check_goal, shape_of
 
 if TYPE_CHECKING:

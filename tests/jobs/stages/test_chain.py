@@ -11,7 +11,7 @@ from deshi.jobs.data.model_folder import describe
 from deshi.jobs.data.split import split_rows
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.session import Machine
-from deshi.jobs.stages import answers, chain, cut_classifier, prune
+from deshi.jobs.stages import answers, chain, cut_classifier, importance, prune
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Storage
@@ -70,7 +70,7 @@ def test_a_student_of_some_layers_gets_a_head_of_its_own(lesson):
     texts, logits = cut_classifier.refit_rows(lesson, told="answers")
     from transformers import AutoTokenizer
 
-    batches = prune.calibration_batches(
+    batches = importance.calibration_batches(
         AutoTokenizer.from_pretrained(made["depth"].path / "model"), texts, max_length=32
     )
     expected = prune.refit_head(cut, batches, logits, 0.01)

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from deshi.jobs.stages import importance
 from deshi.jobs.stages import prune as pruning
 from deshi.jobs.stages.architectures import ARCHITECTURES, architecture_of
 from deshi.jobs.stages.quantize import fake_quantize
@@ -88,11 +89,11 @@ def folder(tmp_path):
 def test_ffn_pruning_equals_zeroing_the_neurons(model_type):
     model, batches = tiny(model_type), some_batches()
     row = architecture_of(model.config)
-    importance = torch.rand(4, 48, generator=torch.Generator().manual_seed(2))
-    pruned = pruning.prune_ffn(model, importance, 16)
+    judged = torch.rand(4, 48, generator=torch.Generator().manual_seed(2))
+    pruned = pruning.prune_ffn(model, judged, 16)
 
     masked = copy.deepcopy(model)
-    for layer, scores in zip(row.layer_list(masked), importance, strict=True):
+    for layer, scores in zip(row.layer_list(masked), judged, strict=True):
         weakest = scores.argsort()[: 48 - 16]
         with torch.no_grad():
             row.ffn_out_of(layer).weight[:, weakest] = 0  # a neuron whose outgoing weights are zero is not there
@@ -138,7 +139,7 @@ def test_depth_pruning_equals_a_loop_written_by_hand():
 
 def test_block_influence_is_one_minus_the_mean_cosine_over_real_tokens():
     model, batches = tiny(), some_batches()
-    found = pruning.block_influence(model, batches)
+    found = importance.block_influence(model, batches)
     cosines = [[] for _ in range(4)]
     for batch in batches:
         with torch.no_grad():
@@ -152,7 +153,7 @@ def test_block_influence_is_one_minus_the_mean_cosine_over_real_tokens():
 
 def test_ffn_importance_by_hand_and_padding_does_not_count():
     model, batches = tiny(), some_batches()
-    found = pruning.ffn_importance(model, batches)
+    found = importance.ffn_importance(model, batches)
     row = architecture_of(model.config)
     for layer in range(4):
         values = []
@@ -167,7 +168,7 @@ def test_ffn_importance_by_hand_and_padding_does_not_count():
         np.testing.assert_allclose(found[layer].numpy(), np.concatenate(values).mean(axis=0) * norm, rtol=1e-4)
 
     longer = [{k: torch.nn.functional.pad(v, (0, 5), value=k == "input_ids") for k, v in b.items()} for b in batches]
-    torch.testing.assert_close(found, pruning.ffn_importance(model, longer), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(found, importance.ffn_importance(model, longer), atol=1e-6, rtol=1e-4)
 
 
 def test_refit_head_equals_scikit_learn():
@@ -206,7 +207,7 @@ def test_keep_layers():
 def test_the_folder_loads_in_stock_transformers(folder, tmp_path):
     texts = ["a b c", "d e f g h", "z", "q w e r t y"] * 5
     model = pruning.load_classifier(folder)
-    batches = pruning.calibration_batches(AutoTokenizer.from_pretrained(folder), texts, max_length=6)
+    batches = importance.calibration_batches(AutoTokenizer.from_pretrained(folder), texts, max_length=6)
     teacher = logits_of(model, batches).numpy()
     out = tmp_path / "pruned"
     pruning.prune(
@@ -220,7 +221,7 @@ def test_the_folder_loads_in_stock_transformers(folder, tmp_path):
         ridge=0.01,
     )
     shallow = pruning.prune_depth(model, (0, 3))
-    expected = pruning.prune_ffn(shallow, pruning.ffn_importance(shallow, batches), 16)
+    expected = pruning.prune_ffn(shallow, importance.ffn_importance(shallow, batches), 16)
     expected = pruning.refit_head(expected, batches, teacher, 0.01)
 
     reloaded = AutoModelForSequenceClassification.from_pretrained(out).eval()
@@ -244,8 +245,8 @@ def test_importance_can_come_from_the_quantized_form(folder, tmp_path):
     teacher = np.zeros((20, 3), np.float32)
     out = tmp_path / "out"
     pruning.prune(folder, out, teacher_logits=teacher, importance_folder=tmp_path / "int8", **options)
-    batches = pruning.calibration_batches(AutoTokenizer.from_pretrained(folder), texts, max_length=6)
-    kept = pruning.ffn_importance(form, batches)[1].topk(24).indices.sort().values
+    batches = importance.calibration_batches(AutoTokenizer.from_pretrained(folder), texts, max_length=6)
+    kept = importance.ffn_importance(form, batches)[1].topk(24).indices.sort().values
     cut = pruning.load_classifier(out).bert.encoder.layer[1].output.dense.weight
     torch.testing.assert_close(cut, weight[:, kept], atol=0, rtol=0)  # the parent's weights, the form's choice
 

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from deshi.jobs.stages import prune, prune_lm
+from deshi.jobs.stages import importance, prune, prune_lm
 from deshi.jobs.stages.architectures import DECODERS, decoder_of
 from deshi.jobs.stages.prune_schedule import check_goal, shape_of
 
@@ -92,10 +92,10 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("model_type", sorted(DECODERS))
 def test_dropping_groups_equals_silencing_their_heads(model_type):
     model = tiny(model_type)
-    importance = torch.rand(4, 3, generator=torch.Generator().manual_seed(3))
-    pruned = prune_lm.prune_groups(model, importance, 2)
+    judged = torch.rand(4, 3, generator=torch.Generator().manual_seed(3))
+    pruned = prune_lm.prune_groups(model, judged, 2)
     silenced = copy.deepcopy(model)
-    for layer, scores in enumerate(importance):
+    for layer, scores in enumerate(judged):
         weakest = int(scores.argmin())
         heads = [head for head in range(6) if head // 2 == weakest]  # a query head reads key-value head q // 2
         with torch.no_grad():
@@ -118,8 +118,8 @@ def test_dropping_channels_that_are_always_zero_changes_nothing(model_type, tied
                 parameter[dead] = 0
             if name.endswith("embed_tokens.weight"):
                 parameter[:, dead] = 0
-    importance = prune_lm.hidden_importance(model, [padded()])
-    kept = prune.strongest(importance, 60)
+    judged = prune_lm.hidden_importance(model, [padded()])
+    kept = importance.strongest(judged, 60)
     assert not set(kept.tolist()) & set(dead.tolist())
     pruned = prune_lm.prune_hidden(model, kept)
     assert_close(logits_of(pruned), logits_of(model), atol=1e-4)
@@ -131,12 +131,12 @@ def test_dropping_channels_that_are_always_zero_changes_nothing(model_type, tied
 @pytest.mark.parametrize("model_type", sorted(DECODERS))
 def test_dropping_neurons_equals_silencing_them(model_type):
     model = tiny(model_type)
-    importance = torch.rand(4, 128, generator=torch.Generator().manual_seed(2))
+    judged = torch.rand(4, 128, generator=torch.Generator().manual_seed(2))
     silenced = copy.deepcopy(model)
-    for layer, scores in enumerate(importance):
+    for layer, scores in enumerate(judged):
         with torch.no_grad():
             silenced.model.layers[layer].mlp.down_proj.weight[:, scores.argsort()[:64]] = 0
-    assert_close(logits_of(prune.prune_ffn(model, importance, 64)), logits_of(silenced))
+    assert_close(logits_of(prune.prune_ffn(model, judged, 64)), logits_of(silenced))
 
 
 @pytest.mark.parametrize("model_type", sorted(DECODERS))
@@ -146,7 +146,7 @@ def test_dropping_a_layer_that_writes_nothing_changes_nothing(model_type):
         for name, parameter in model.model.layers[1].named_parameters():
             if name.startswith(("self_attn.o_proj", "mlp.down_proj")):
                 parameter.zero_()
-    influence = prune.block_influence(model, [padded()])
+    influence = importance.block_influence(model, [padded()])
     assert influence[1] == pytest.approx(0, abs=1e-6)
     assert prune.keep_layers(3, 4, influence) == (0, 2, 3)
     pruned = prune.prune_depth(model, (0, 2, 3))
@@ -170,7 +170,7 @@ def test_block_influence_by_hand():
     for before, after in seen:
         x, y = before[real].double().numpy(), after[real].double().numpy()
         expected.append(1 - np.mean((x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)))
-    assert prune.block_influence(model, [batch]) == pytest.approx(expected, abs=1e-5)
+    assert importance.block_influence(model, [batch]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_group_importance_by_hand():
@@ -218,8 +218,8 @@ def test_hidden_importance_by_hand():
 def test_packed_sequences_are_measured_as_padded_ones(model_type):
     model, batch = tiny(model_type), padded()
     for measure in (
-        lambda batches: torch.tensor(prune.block_influence(model, batches)),
-        lambda batches: prune.ffn_importance(model, batches),
+        lambda batches: torch.tensor(importance.block_influence(model, batches)),
+        lambda batches: importance.ffn_importance(model, batches),
         lambda batches: prune_lm.group_importance(model, batches),
         lambda batches: prune_lm.hidden_importance(model, batches),
     ):
@@ -246,7 +246,8 @@ def test_the_folder_loads_in_stock_transformers_and_generates(model_type, tmp_pa
 
 
 def test_what_stands_beside_the_model_is_kept(folder, tmp_path):
-    batches = prune.calibration_batches(AutoTokenizer.from_pretrained(folder), ["the cat sat", "a dog"], max_length=9)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batches = importance.calibration_batches(tokenizer, ["the cat sat", "a dog"], max_length=9)
     prune_lm.prune_lm(folder, tmp_path / "out", calibration=batches, layers=(0, 3), kv_groups=1)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_key_value_heads"] == 1
     old, new = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(tmp_path / "out")
