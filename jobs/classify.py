@@ -90,6 +90,7 @@ def screened(rows: Sequence[LatencyRow], names: Sequence[str]) -> dict[str, tupl
     """Scheme -> builds worth trying: those within `CHANCE` of their scheme's best at some shape of the teacher.
 
     A scheme that rounds must also be within `CHANCE` of the fastest of all at some shape, else it only loses accuracy.
+    What rounds comes first, full precision last (`Bench.builds`).
     """
     ratio = {(row.engine, row.shape): row.ratio_to_reference for row in rows}
     shapes = sorted({row.shape for row in rows})
@@ -98,7 +99,8 @@ def screened(rows: Sequence[LatencyRow], names: Sequence[str]) -> dict[str, tupl
         return any(ratio[name, shape] <= CHANCE * min(ratio[other, shape] for other in among) for shape in shapes)
 
     kept = {}
-    for scheme in sorted({name.rpartition("-")[2] for name in names}):
+    schemes = {name.rpartition("-")[2] for name in names}
+    for scheme in sorted(schemes, key=lambda scheme: (scheme == "fp32", scheme)):
         of_scheme = [name for name in names if name.endswith(f"-{scheme}")]
         tried = tuple(name for name in of_scheme if near_best(name, of_scheme))
         if scheme == "fp32" or any(near_best(name, names) for name in tried):

@@ -7,7 +7,7 @@ read in full precision; what stands beside it is read as its build rounds it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +36,7 @@ def qualities(lesson: Lesson, contenders: Sequence[Contender], split: str) -> di
     recipe = lesson.recipe
     items = choices.make_items(_texts(lesson, split), recipe.data.format, seed=recipe.seed) if split == "test" else []
     told = {each.id: _asked(lesson, each, split) for each in contenders}
-    taught = told.get("teacher") or _taught(lesson, split)
+    taught = told["teacher"]
     return {
         each.id: _quality(lesson, told[each.id], None if each.id == "teacher" else taught, items, split)
         for each in contenders
@@ -109,7 +109,8 @@ def _taught(lesson: Lesson, split: str, each: Contender | None = None) -> Asked:
             test=text_scores.teacher_scores(states, measure_text.leading(lesson, split)), forget=forget, **spoken
         )
 
-    return _kept(lesson, "teacher" if each is None else f"teacher/{each.finalist.folder.key}", split, build_all)
+    written_by = None if each is None or split != "test" else each.finalist.folder.key
+    return _kept(lesson, f"teacher/{written_by}" if written_by else "teacher", split, build_all)
 
 
 def _spoken(lesson: Lesson, model: Any, folder: Path, each: Contender, split: str) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def _asks_all(lesson: Lesson, split: str) -> bool:
 def _teacher(folder: Path) -> Any:
     from deshi.jobs.stages.prune_lm import load_language_model
 
-    return load_language_model(folder)
+    return measure_text.placed(load_language_model(folder))
 
 
 def taught_nll(lesson: Lesson, split: str) -> float:
@@ -174,7 +175,7 @@ def _teacher_states(lesson: Lesson, split: str) -> TeacherStates:
     return _STATES[key]
 
 
-def _kept(lesson: Lesson, who: str, split: str, ask: Any) -> Asked:
+def _kept(lesson: Lesson, who: str, split: str, ask: Callable[[], Asked]) -> Asked:
     resources = lesson.recipe.resources
     inputs = {
         "who": who,

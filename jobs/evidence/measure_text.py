@@ -39,8 +39,15 @@ def weights_of(folder: Path, build: str) -> Any:
     from deshi.jobs.stages.prune_lm import load_language_model
 
     if engine_of(build) == "llamacpp":
-        return dequantized(folder / MODEL_FOLDER, folder / ENGINES_FOLDER / build / MODEL_FILE)
-    return load_language_model(folder / MODEL_FOLDER)
+        return placed(dequantized(folder / MODEL_FOLDER, folder / ENGINES_FOLDER / build / MODEL_FILE))
+    return placed(load_language_model(folder / MODEL_FOLDER))
+
+
+def placed(model: Any) -> Any:
+    """The model on the GPU, where there is one."""
+    import torch
+
+    return model.to("cuda") if torch.cuda.is_available() else model
 
 
 def latency(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deshi.jobs.classify import screened
 from deshi.jobs.evidence.latency import LatencyRow
+from deshi.jobs.trial import Bench
 
 
 def rows(**ratios: tuple[float, float]) -> list[LatencyRow]:
@@ -34,3 +35,11 @@ def test_a_build_stays_if_it_is_near_the_best_somewhere():
 def test_a_scheme_that_rounds_and_is_slow_is_not_tried():
     timed = rows(a_fp32=(1.0, 1.0), b_w8a16=(0.9, 0.9), a_w8a8=(0.5, 0.5))
     assert set(screened(timed, tuple({row.engine for row in timed}))) == {"fp32", "w8a8"}
+
+
+def test_full_precision_comes_last_and_is_the_teachers():
+    timed = rows(a_fp32=(1.0, 1.0), a_w8a16=(0.95, 0.95), a_w8a8=(0.9, 0.9))
+    kept = screened(timed, tuple({row.engine for row in timed}))
+    assert list(kept) == ["w8a16", "w8a8", "fp32"]
+    bench = Bench(yardstick_key="y", threads=1, typical=(1, 8), builds=kept)
+    assert bench.finest == "fp32"
