@@ -76,20 +76,19 @@ def _asked(lesson: Lesson, each: Contender, split: str) -> Asked:
         return _taught(lesson, split, each)
     folder, build = each.finalist.folder.path, _build(lesson, each)
 
-    def scored(name: str, states: TeacherStates | None) -> TokenScores:
-        sequences = measure_text.leading(lesson, name)
-        data = lesson.recipe.data
-        return text_scores.scores(model(), sequences, max_length=data.max_length, teacher=states, packing=data.packing)
-
-    @lru_cache(maxsize=1)
-    def model() -> Any:
-        return measure_text.weights_of(folder, build)
-
     def build_all() -> Asked:
+        model, data = measure_text.weights_of(folder, build), lesson.recipe.data
+
+        def scored(name: str, states: TeacherStates | None) -> TokenScores:
+            sequences = measure_text.leading(lesson, name)
+            return text_scores.scores(
+                model, sequences, max_length=data.max_length, teacher=states, packing=data.packing
+            )
+
         return Asked(
             test=scored(split, _teacher_states(lesson, split)),
             forget=scored("forget", None) if _asks_all(lesson, split) else None,
-            **(_spoken(lesson, model(), folder / MODEL_FOLDER, each, split)),
+            **_spoken(lesson, model, folder / MODEL_FOLDER, each, split),
         )
 
     return _kept(lesson, f"{each.finalist.folder.key}/{build}", split, build_all)
