@@ -65,8 +65,8 @@ def choose(lesson: Lesson, bench: Bench, plan: Plan, lines: Sequence[Line], *, m
         finalists = [*finalists[: max(1, most - 1)], *shortlist(lesson, bench, trained, most=1)]
     contenders = [measured(line) for line in finalists]
     teacher = teacher_contender(lesson, bench, plan)
-    told = task_of(lesson.recipe).qualities(lesson, [*contenders, teacher], "validation")
-    measured_all = [_for_choice(lesson, each, told[each.id]) for each in contenders]
+    told = task_of(lesson.recipe).answered(lesson, [*contenders, teacher], "validation")
+    measured_all = [_for_choice(lesson, each, told[each.id].quality) for each in contenders]
     business = lesson.recipe.business
     choice = decide.choose(
         measured_all,

@@ -1,7 +1,7 @@
 """The main job, from a recipe to one evidenced winner. It reads like the table of contents of the house.
 
 Every stage is a finished output that a second run finds again, so there is no resume mode: a killed run is run again.
-The test split is opened once, in `compare.evidence`, after the winner is chosen.
+The test split is opened once, in `compare.compare`, after the winner is chosen.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def run(path: Path, *, until: str | None = None, storage: str | None = None) -> 
         with said.stage("controls", "the same budget without the teacher's answers"):
             controlled = controls.controls(lesson, machine, bench, plan, chosen, lines)
         with said.stage("verdict", "the test split is opened, once, for all models together"):
-            evidence = compare.evidence(lesson, machine, bench, plan, chosen, controlled, lines, seconds=said.seconds)
-        released = folder.publish(evidence, lesson, chosen, lines)
-        said.verdict(evidence, f"{recipe.storage}/{recipe.name}", str(released))
+            told = compare.compare(lesson, machine, bench, plan, chosen, controlled, lines, seconds=said.seconds)
+        released = folder.publish(told, lesson, chosen, lines)
+        said.verdict(told.evidence, f"{recipe.storage}/{recipe.name}", str(released))
 
 
 def _precision(recipe: Recipe, store: Storage, machine: Machine) -> str:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from deshi.jobs.choose import Chosen
 from deshi.jobs.data.split import table_fingerprint
 from deshi.jobs.evidence import report
+from deshi.jobs.evidence.compare import Comparison
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.ladder import Line
 from deshi.jobs.recipe import Recipe
@@ -35,6 +36,8 @@ from deshi.serve.texts import Language
 
 EVIDENCE_FILE = "evidence.json"
 TRIALS_FILE = "trials.parquet"
+ANSWERS_FILE = "test-answers.parquet"
+JUDGED_BY = {"evidence": EVIDENCE_FILE, "trials": TRIALS_FILE, "test_answers": ANSWERS_FILE}  # lineage -> file
 KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")  # an address in the storage
 RELEASE_FOLDER = "release"
 
@@ -68,13 +71,15 @@ class RunFolder:
             storage.sweep()
             yield cls(name=recipe.name, path=path, storage=storage)
 
-    def publish(self, evidence: Evidence, lesson: Lesson, chosen: Chosen, lines: Sequence[Line]) -> Path:
-        """Writes trials, evidence, report and release, each in one step; returns the release's folder.
+    def publish(self, told: Comparison, lesson: Lesson, chosen: Chosen, lines: Sequence[Line]) -> Path:
+        """Writes trials, answers, evidence, report and release, each in one step; returns the release's folder.
 
         An accepted release of an earlier run stays where it is if this one is not accepted.
         """
+        evidence = told.evidence
         rows = [{**line, "candidate": dict(line["candidate"]), "params": None} for line in lines]
         _in_one_step(self.path / TRIALS_FILE, lambda path: pq.write_table(pa.Table.from_pylist(rows), path))
+        _in_one_step(self.path / ANSWERS_FILE, lambda path: pq.write_table(told.answers, path))
         written = evidence.model_dump_json(indent=2) + "\n"
         _in_one_step(self.path / EVIDENCE_FILE, lambda path: path.write_text(written, encoding="utf-8"))
         winner = chosen.winner.finalist
@@ -96,9 +101,8 @@ class RunFolder:
                     "answers": lesson.answers_key,
                     "student": winner.model.key,
                     "served": winner.folder.key,
-                    "evidence": file_digest(self.path / EVIDENCE_FILE),
-                    "trials": file_digest(self.path / TRIALS_FILE),
-                },
+                }
+                | {what: file_digest(self.path / name) for what, name in JUDGED_BY.items()},
                 licences=evidence.licences,
                 versions=evidence.versions,
                 commit=evidence.commit,
@@ -158,8 +162,8 @@ def verify(run: str) -> str:
     beside = folder.parent
     if not (beside / EVIDENCE_FILE).is_file():
         return f"{said}; its evidence is not beside it and was not verified"
-    for key, name in {"evidence": EVIDENCE_FILE, "trials": TRIALS_FILE}.items():
-        if file_digest(beside / name) != manifest.lineage.get(key):
+    for key, name in JUDGED_BY.items():
+        if not (beside / name).is_file() or file_digest(beside / name) != manifest.lineage.get(key):
             raise ValueError(
                 f"{beside / name} is not the file that the release was judged by "
                 f"({manifest.lineage.get(key, 'none')[:12]}); run the recipe again"

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from deshi.jobs.contender import Contender
+    from deshi.jobs.evidence.answered import Answered
     from deshi.jobs.evidence.endpoint import Felt
     from deshi.jobs.evidence.latency import LatencyRow
-    from deshi.jobs.evidence.schema import DataFacts, Quality
+    from deshi.jobs.evidence.schema import DataFacts
     from deshi.jobs.finalist import Finalist
     from deshi.jobs.ladder import Line
     from deshi.jobs.recipe import Data, Recipe
@@ -52,7 +53,7 @@ class Task:
     """One row: the pieces by which a task differs.
 
     A `judge` gives `score`, `agreement` and `quality` of a build on validation rows, what the search ranks by.
-    `qualities` asks models a split's rows, paired with the teacher, which is the last of them.
+    `answered` asks models a split's rows, paired with the teacher, which is one of them.
     """
 
     refuse: Callable[[Recipe], None]  # before any work
@@ -83,7 +84,7 @@ class Task:
     untrained_speaks: bool  # what is cut and not trained still answers, and is a control
     felt: Callable[[Lesson, Finalist, Target], Felt]
     controls: Callable[[Sequence[Line], Line | None, int], dict[str, Candidate]]  # the winner's line, teacher's depth
-    qualities: Callable[[Lesson, Sequence[Contender], str], dict[str, Quality]]
+    answered: Callable[[Lesson, Sequence[Contender], str], dict[str, Answered]]
     facts: Callable[[Lesson], DataFacts]
     score_name: Callable[[Recipe], str]
     how: Mapping[str, str]  # what was done, in words

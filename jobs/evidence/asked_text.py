@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from deshi.jobs.contender import Contender
 from deshi.jobs.evidence import choices, measure_text, text_scores, written_answers
+from deshi.jobs.evidence.answered import Answered
 from deshi.jobs.evidence.schema import DataFacts, Figure, Quality
 from deshi.jobs.evidence.text_quality import Asked, text_quality
 from deshi.jobs.evidence.text_scores import TeacherStates, TokenScores
@@ -27,7 +30,7 @@ from deshi.jobs.stages.lesson import Lesson
 from deshi.serve.serving import ANY_SHAPE, MODEL_FOLDER
 
 
-def qualities(lesson: Lesson, contenders: Sequence[Contender], split: str) -> dict[str, Quality]:
+def answered(lesson: Lesson, contenders: Sequence[Contender], split: str) -> dict[str, Answered]:
     """Each contender on a split, paired with the teacher token by token.
 
     The score is the share of the tokens that the model and the teacher find likeliest, so the teacher's is 1. Choices,
@@ -36,11 +39,33 @@ def qualities(lesson: Lesson, contenders: Sequence[Contender], split: str) -> di
     recipe = lesson.recipe
     items = choices.make_items(_texts(lesson, split), recipe.data.format, seed=recipe.seed) if split == "test" else []
     told = {each.id: _asked(lesson, each, split) for each in contenders}
-    taught = told["teacher"]
-    return {
-        each.id: _quality(lesson, told[each.id], None if each.id == "teacher" else taught, items, split)
-        for each in contenders
-    }
+
+    def one(each: Contender) -> Answered:
+        taught = None if each.id == "teacher" else told["teacher"]
+        return Answered(quality=_quality(lesson, told[each.id], taught, items, split), rows=_rows(told[each.id].test))
+
+    return {each.id: one(each) for each in contenders}
+
+
+def _rows(scores: TokenScores) -> pa.Table:
+    """Means over each row's targets, as `Answered` keeps them."""
+    rows, row_of = np.unique(scores.row, return_inverse=True)
+    tokens = np.bincount(row_of)
+
+    def mean(values: NDArray[Any] | None) -> pa.Array:
+        if values is None:
+            return pa.nulls(len(rows), pa.float64())
+        return pa.array(np.bincount(row_of, weights=values.astype(np.float64)) / tokens)
+
+    return pa.table(
+        {
+            "row": rows,
+            "tokens": tokens,
+            "nll": mean(scores.nll),
+            "same_top": mean(scores.same_top),
+            "kl": mean(scores.kl),
+        }
+    )
 
 
 def _quality(lesson: Lesson, told: Asked, taught: Asked | None, items: Sequence[choices.Item], split: str) -> Quality:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+
+import pyarrow as pa
 
 from deshi.jobs.choose import Chosen
 from deshi.jobs.contender import Contender
 from deshi.jobs.controls import Controls
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.evidence import story
+from deshi.jobs.evidence.answered import together
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.operations import target_row
 from deshi.jobs.evidence.schema import Evidence, ModelRow, Quality, Role
@@ -40,7 +44,15 @@ PACKAGES = (
 )
 
 
-def evidence(
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The evidence, and the answers of every model to the test rows that it was told from."""
+
+    evidence: Evidence
+    answers: pa.Table
+
+
+def compare(
     lesson: Lesson,
     machine: Machine,
     bench: Bench,
@@ -50,15 +62,15 @@ def evidence(
     lines: Sequence[Line],
     *,
     seconds: dict[str, float],
-) -> Evidence:
+) -> Comparison:
     """Opens the test split for all models together and speaks the verdict."""
     recipe, task = lesson.recipe, task_of(lesson.recipe)
     beside = [] if chosen.distilled is None else [chosen.distilled]
     contenders = [chosen.winner, chosen.teacher, *beside, *controls.made]
-    told = task.qualities(lesson, contenders, "test")
-    rows = [model_row(lesson, each, told[each.id], chosen=each is chosen.winner) for each in contenders]
+    told = task.answered(lesson, contenders, "test")
+    rows = [model_row(lesson, each, told[each.id].quality, chosen=each is chosen.winner) for each in contenders]
     kpis = kpi_rows(rows[0], recipe.kpi, recipe.targets, margin=recipe.margin, currency=recipe.business.currency)
-    return Evidence(
+    found = Evidence(
         name=recipe.name,
         task=recipe.task,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -81,6 +93,7 @@ def evidence(
         how=dict(task.how),
         seconds=seconds,
     )
+    return Comparison(evidence=found, answers=together(told))
 
 
 def model_row(lesson: Lesson, each: Contender, quality: Quality, *, chosen: bool) -> ModelRow:

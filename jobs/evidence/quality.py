@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from deshi.jobs import finalist as building
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.tokens import truncated_share
 from deshi.jobs.evidence import measure
+from deshi.jobs.evidence.answered import Answered
 from deshi.jobs.evidence.measure import Answers
 from deshi.jobs.evidence.schema import DataFacts, Figure, Quality, SliceRow, figure_of
 from deshi.jobs.evidence.scores import SCORES
@@ -19,14 +21,33 @@ from deshi.serve import statistics
 from deshi.serve.statistics import PairedDrop, paired_score_drop
 
 
-def qualities(lesson: Lesson, contenders: Sequence[Contender], split: str) -> dict[str, Quality]:
-    """Each contender's quality on a split, paired with the teacher's, row by row."""
+def answered(lesson: Lesson, contenders: Sequence[Contender], split: str) -> dict[str, Answered]:
+    """Each contender's answers to a split, and its quality, paired with the teacher's, row by row."""
     told = {each.id: asked(lesson, each, split) for each in contenders}
-    taught = told["teacher"]
-    return {
-        each.id: quality(lesson, each, told[each.id], None if each.id == "teacher" else taught, split)
-        for each in contenders
-    }
+
+    def one(each: Contender) -> Answered:
+        taught = None if each.id == "teacher" else told["teacher"]
+        return Answered(
+            quality=quality(lesson, each, told[each.id], taught, split), rows=rows(lesson, told[each.id], taught)
+        )
+
+    return {each.id: one(each) for each in contenders}
+
+
+def rows(lesson: Lesson, told: Answers, taught: Answers | None) -> pa.Table:
+    """The answers row by row, as `Answered` keeps them."""
+    labels = (*lesson.splits.labels, None)  # -1 is a row without a label
+    return pa.table(
+        {
+            "row": np.arange(len(told.labels)),
+            "label": pa.array([labels[label] for label in told.labels], pa.string()),
+            "answer": pa.array([labels[answer] for answer in told.predictions], pa.string()),
+            "confidence": np.exp(told.log_probs.max(axis=1)),
+            "kl": pa.nulls(len(told.labels), pa.float64())
+            if taught is None
+            else pa.array(statistics.kl_rows(taught.log_probs, told.log_probs)),
+        }
+    )
 
 
 def quality(lesson: Lesson, each: Contender, told: Answers, taught: Answers | None, split: str) -> Quality:

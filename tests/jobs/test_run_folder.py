@@ -30,6 +30,7 @@ def run(tmp_path, tiny_rows) -> tuple[Path, Output]:
     evidence = evidence.model_copy(update={"data": rows.facts()})
     (folder / "evidence.json").write_text(evidence.model_dump_json(), encoding="utf-8")
     (folder / "trials.parquet").write_bytes(b"trials")
+    (folder / "test-answers.parquet").write_bytes(b"answers")
     served = tmp_path / "served"
     (served / "model").mkdir(parents=True)
     (served / "model" / "tokenizer.json").write_text("{}", encoding="utf-8")
@@ -51,6 +52,7 @@ def run(tmp_path, tiny_rows) -> tuple[Path, Output]:
             "teacher": "teacher-0123456789abcdef",
             "evidence": file_digest(folder / "evidence.json"),
             "trials": file_digest(folder / "trials.parquet"),
+            "test_answers": file_digest(folder / "test-answers.parquet"),
         },
     )
     release.write(served, folder / "release", manifest)
