@@ -14,8 +14,9 @@ from scipy.stats import norm
 
 from deshi.jobs.contender import Contender, contender, teacher_contender
 from deshi.jobs.evidence import decide
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.kpis import MEASURES
-from deshi.jobs.evidence.schema import Figure, Quality
+from deshi.jobs.evidence.schema import Quality
 from deshi.jobs.ladder import Line, Plan
 from deshi.jobs.progress import Progress, describe
 from deshi.jobs.stages.builds import size_mb

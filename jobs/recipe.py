@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from deshi.jobs.business import Business
 from deshi.jobs.data.conversations import LOSSES, Format, LossOn
 from deshi.serve.kpi import Kpi, Target
 
@@ -161,14 +162,6 @@ class Resources(Part):
     load_seconds: float = Field(8, ge=2, description="how long each finalist's endpoint is loaded at peak_rps")
 
 
-class Business(Part):
-    """What the requests are worth and how many there are."""
-
-    currency: str = Field("JPY", pattern=r"^[A-Z]{3}$")
-    requests_per_month: float = Field(1_000_000, gt=0)
-    peak_rps: float = Field(20, gt=0)
-
-
 class Recipe(Part):
     """One run of Deshi: what goes in, what it must reach, and where it will live."""
 
@@ -211,6 +204,12 @@ class Recipe(Part):
                 raise ValueError(
                     f"kpi.latency_ms_p95 names {name!r}, which is no target; use one of {', '.join(names)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _error_cost_of_classes(self) -> Self:
+        if self.task != "classify" and isinstance(self.business.error_cost, dict):
+            raise ValueError("business.error_cost by label belongs to task: classify; write one number")
         return self
 
     @property

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from deshi.jobs.contender import Contender
 from deshi.jobs.evidence import choices, measure_text, text_scores, written_answers
 from deshi.jobs.evidence.answered import Answered
-from deshi.jobs.evidence.schema import DataFacts, Figure, Quality
+from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.schema import DataFacts, Quality
 from deshi.jobs.evidence.text_quality import Asked, text_quality
 from deshi.jobs.evidence.text_scores import TeacherStates, TokenScores
 from deshi.jobs.evidence.text_statistics import text_slices

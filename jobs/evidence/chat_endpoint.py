@@ -22,8 +22,9 @@ import numpy as np
 from deshi.jobs.evidence.chat_load import in_own_process, tokens_per_second
 from deshi.jobs.evidence.chat_stream import ChatSample
 from deshi.jobs.evidence.endpoint import Felt, running
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.load import percentile
-from deshi.jobs.evidence.schema import Figure, LatencyParts
+from deshi.jobs.evidence.schema import LatencyParts
 from deshi.jobs.evidence.throughput import Rate, highest_rate
 from deshi.serve.kpi import Target
 from deshi.serve.statistics import mean_interval, quantile_interval

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.load import in_own_process
 from deshi.jobs.evidence.memory import Memory, process_tree_peak
-from deshi.jobs.evidence.schema import Figure, LatencyParts
+from deshi.jobs.evidence.schema import LatencyParts
 from deshi.jobs.evidence.throughput import find_throughput_within
 from deshi.serve.kpi import Frozen, Target
 from deshi.serve.statistics import quantile_interval

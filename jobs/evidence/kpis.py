@@ -11,7 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from deshi.jobs.evidence.schema import Figure, KpiRow, KpiVerdict, ModelRow, TargetRow
+from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.schema import KpiRow, KpiVerdict, ModelRow, TargetRow
 from deshi.serve.kpi import Kpi, Target
 from deshi.serve.statistics import non_inferior
 

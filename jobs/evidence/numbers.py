@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from deshi.jobs.evidence.schema import Figure
+from deshi.jobs.evidence.figure import Figure
 from deshi.serve.texts import TEXTS, Language, text
 
 MINUS, SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 
+from deshi.jobs.business import Business
 from deshi.jobs.contender import Contender
 from deshi.jobs.evidence import money
 from deshi.jobs.evidence.endpoint import Felt
-from deshi.jobs.evidence.schema import Basis, Figure, LatencyParts, TargetRow
-from deshi.jobs.recipe import Business, Recipe
+from deshi.jobs.evidence.figure import Basis, Figure
+from deshi.jobs.evidence.schema import LatencyParts, TargetRow
+from deshi.jobs.recipe import Recipe
 from deshi.jobs.stages.builds import size_mb
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.task import task_of

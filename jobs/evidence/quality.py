@@ -13,8 +13,9 @@ from deshi.jobs.contender import Contender
 from deshi.jobs.data.tokens import truncated_share
 from deshi.jobs.evidence import measure
 from deshi.jobs.evidence.answered import Answered
+from deshi.jobs.evidence.figure import Figure, figure_of
 from deshi.jobs.evidence.measure import Answers
-from deshi.jobs.evidence.schema import DataFacts, Figure, Quality, SliceRow, figure_of
+from deshi.jobs.evidence.schema import DataFacts, Quality, SliceRow
 from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.stages.lesson import Lesson
 from deshi.serve import statistics

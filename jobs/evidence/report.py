@@ -18,8 +18,9 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from deshi.jobs.evidence import figures, tables
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.numbers import FINE_PERCENT, PERCENT, POINTS, digits, interval, style_of, written
-from deshi.jobs.evidence.schema import Evidence, Figure, TargetRow
+from deshi.jobs.evidence.schema import Evidence, TargetRow
 from deshi.serve.texts import LANGUAGES, Language, named, recorded, text
 
 REPORT_FILE = "report.html"

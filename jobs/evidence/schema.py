@@ -6,36 +6,18 @@ it.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import Field
 
+from deshi.jobs.evidence.business_schema import BusinessCase
+from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.risk_schema import Risk
 from deshi.serve.kpi import Frozen
-from deshi.serve.statistics import Interval
 
-Basis = Literal["measured", "projected", "computed", "not measured"]
 Role = Literal["chosen", "teacher", "distilled", "control"]
 KpiVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "NO TARGET"]
 Decision = Literal["ACCEPT", "REJECT", "INCONCLUSIVE"]
-
-
-class Figure(Frozen):
-    """A number with what it is worth."""
-
-    value: float | None
-    unit: str
-    n: int | None = Field(None, description="observations behind the value")
-    low: float | None = Field(None, description="lower end of the interval at the recipe's confidence")
-    high: float | None = None
-    basis: Basis = "measured"
-    how: str = Field("", description="one line: the command, function or formula that gave it")
-
-
-def figure_of(interval: Interval, unit: str, how: str) -> Figure:
-    """A measured figure; an end that could not be had is left out."""
-    ends = [end if math.isfinite(end) else None for end in (interval.low, interval.high)]
-    return Figure(value=interval.value, unit=unit, n=interval.n, low=ends[0], high=ends[1], how=how)
 
 
 class SliceRow(Frozen):
@@ -47,6 +29,8 @@ class SliceRow(Frozen):
     score: Figure
     teacher_score: float
     drop: Figure
+    harm_p: float | None = Field(None, description="Holm-adjusted p of `slice drops no more than the other rows`")
+    harmed: bool = Field(False, description="proven to drop more than the other rows, and by more than the margin")
 
 
 class Quality(Frozen):
@@ -233,6 +217,8 @@ class Evidence(Frozen):
     kpis: tuple[KpiRow, ...]
     verdict: Verdict
     removed: Removed
+    risk: Risk | None = None
+    business: tuple[BusinessCase, ...] = Field((), description="one account a target")
     licences: dict[str, str]
     how: dict[str, str] = Field(default_factory=dict, description="what was done in words, by topic")
     seconds: dict[str, float] = Field(default_factory=dict, description="wall time by stage")

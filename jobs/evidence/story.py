@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from deshi.jobs.choose import Chosen
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.evidence import money
-from deshi.jobs.evidence.schema import Figure, OrderRow, Removed, TrialPoint, WaterfallStep
+from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.schema import OrderRow, Removed, TrialPoint, WaterfallStep
 from deshi.jobs.ladder import Line, Plan, dominates, promising
 from deshi.jobs.session import Machine
 from deshi.jobs.stages import builds, chain

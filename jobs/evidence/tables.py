@@ -13,18 +13,10 @@ from typing import Any, Literal
 
 import yaml
 
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.figures import drop_status, margin_of
 from deshi.jobs.evidence.numbers import FINE_PERCENT, PERCENT, POINTS, Style, digits, style_of, written
-from deshi.jobs.evidence.schema import (
-    Evidence,
-    Figure,
-    KpiRow,
-    LatencyParts,
-    ModelRow,
-    Reason,
-    SliceRow,
-    TargetRow,
-)
+from deshi.jobs.evidence.schema import Evidence, KpiRow, LatencyParts, ModelRow, Reason, SliceRow, TargetRow
 from deshi.serve.texts import TEXTS, Language, named, recorded, text
 
 Facts = list[tuple[str, str]]

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deshi.jobs.evidence.choices import Item
-from deshi.jobs.evidence.schema import Figure, figure_of
+from deshi.jobs.evidence.figure import Figure, figure_of
 from deshi.jobs.evidence.text_scores import TokenScores
 from deshi.jobs.evidence.text_statistics import (
     kl_mean,

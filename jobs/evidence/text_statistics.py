@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from deshi.jobs.evidence.schema import SliceRow, figure_of
+from deshi.jobs.evidence.figure import figure_of
+from deshi.jobs.evidence.schema import SliceRow
 from deshi.jobs.evidence.text_scores import TokenScores
 from deshi.serve.statistics import FEW_FLIPS, RESAMPLES, Floats, Interval, bootstrap
 

@@ -12,8 +12,9 @@ from types import MappingProxyType
 
 from scipy import stats
 
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.numbers import digits
-from deshi.jobs.evidence.schema import Decision, Figure, KpiRow, KpiVerdict, Reason, Verdict
+from deshi.jobs.evidence.schema import Decision, KpiRow, KpiVerdict, Reason, Verdict
 from deshi.serve.statistics import rows_needed
 
 _SUBJECTS = {

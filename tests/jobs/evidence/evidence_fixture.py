@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.schema import (
     DataFacts,
     Evidence,
-    Figure,
     KpiRow,
     LatencyParts,
     ModelRow,

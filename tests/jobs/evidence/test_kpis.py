@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.kpis import kpi_rows
-from deshi.jobs.evidence.schema import Figure, LatencyParts, ModelRow, Quality, SliceRow, TargetRow
+from deshi.jobs.evidence.schema import LatencyParts, ModelRow, Quality, SliceRow, TargetRow
 from deshi.serve.kpi import Kpi, QualityKpi, Target
 
 TARGETS = (

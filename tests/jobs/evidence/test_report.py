@@ -17,8 +17,9 @@ import pytest
 from pydantic import BaseModel
 
 from deshi.jobs.evidence import report, tables
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.numbers import PERCENT, POINTS, digits, interval, style_of, written
-from deshi.jobs.evidence.schema import Evidence, Figure, Reason, Removed, Verdict
+from deshi.jobs.evidence.schema import Evidence, Reason, Removed, Verdict
 from deshi.jobs.evidence.verdict import SENTENCES
 from deshi.jobs.stages import orders
 from deshi.serve.texts import recorded

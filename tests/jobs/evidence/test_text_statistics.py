@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deshi.jobs.evidence.schema import figure_of
+from deshi.jobs.evidence.figure import figure_of
 from deshi.jobs.evidence.text_scores import TokenScores
 from deshi.jobs.evidence.text_statistics import (
     by_row,

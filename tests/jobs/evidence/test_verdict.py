@@ -7,7 +7,8 @@ import string
 
 import pytest
 
-from deshi.jobs.evidence.schema import Figure, KpiRow, KpiVerdict
+from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.schema import KpiRow, KpiVerdict
 from deshi.jobs.evidence.verdict import SENTENCES, verdict
 from deshi.serve.statistics import Interval, rows_needed
 
