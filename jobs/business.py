@@ -22,9 +22,7 @@ class Today(Frozen):
     price_per_1000: Money | None = None
     price_per_hour: Money | None = Field(None, description="of one machine that answers today")
     requests_per_hour: float | None = Field(None, gt=0, description="that one such machine answers at most")
-    latency_ms: float | None = Field(
-        None, gt=0, description="that users wait today; else the teacher's, as felt"
-    )
+    latency_ms: float | None = Field(None, gt=0, description="that users wait today; else the teacher's, as felt")
 
     @model_validator(mode="after")
     def _one_price(self) -> Self:
@@ -32,9 +30,7 @@ class Today(Frozen):
         if any(hourly) != all(hourly):
             raise ValueError("price_per_hour and requests_per_hour go together; give both, or price_per_1000 alone")
         if self.price_per_1000 is not None and all(hourly):
-            raise ValueError(
-                "price_per_1000 and price_per_hour exclude each other; keep one of them"
-            )
+            raise ValueError("price_per_1000 and price_per_hour exclude each other; keep one of them")
         return self
 
 
