@@ -38,7 +38,6 @@ class Chosen:
     winner: Contender
     teacher: Contender
     distilled: Contender | None
-    yardstick_key: str
     feasible: bool
     violations: dict[str, float]
 
@@ -65,7 +64,7 @@ def choose(lesson: Lesson, bench: Bench, plan: Plan, lines: Sequence[Line], *, m
     if trained and not any(line["rung"] == 1 for line in finalists):  # one place is the best distilled student's
         finalists = [*finalists[: max(1, most - 1)], *shortlist(lesson, bench, trained, most=1)]
     contenders = [measured(line) for line in finalists]
-    teacher = teacher_contender(lesson, bench, plan)
+    teacher = teacher_contender(lesson, bench)
     told = task_of(lesson.recipe).answered(lesson, [*contenders, teacher], "validation")
     measured_all = [_for_choice(lesson, each, told[each.id].quality) for each in contenders]
     business = lesson.recipe.business
@@ -83,7 +82,6 @@ def choose(lesson: Lesson, bench: Bench, plan: Plan, lines: Sequence[Line], *, m
         winner=winner,
         teacher=teacher,
         distilled=None if distilled is None or winner.candidate.steps else replace(distilled, id="distilled"),
-        yardstick_key=bench.yardstick_key,
         feasible=choice.feasible,
         violations=dict(choice.violations),
     )

@@ -185,6 +185,7 @@ TASK = Task(
     make_splits=lambda data, seed: make_splits(data, seed=seed),
     teach=lambda lesson, machine, key: teach.fit(lesson, machine, splits_key=key),
     pretrained=teach.with_head,
+    given=lambda lesson, model: teach.finished("given", lesson, model),
     load=prune.load_classifier,
     ask=ask,
     yardstick=measure.YARDSTICK,

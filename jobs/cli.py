@@ -171,6 +171,22 @@ def evaluate(
 
 
 @app.command()
+def judge(
+    model: Annotated[str, typer.Argument(help="a model folder that others made")],
+    recipe: Annotated[Path, typer.Argument(help="recipe.yaml, whose rows, targets and KPIs judge it")],
+    against: Annotated[str | None, typer.Option(help="the live run: says replace or keep")] = None,
+    storage: Annotated[str | None, typer.Option(help="folder or URI to use instead of the recipe's")] = None,
+    name: Annotated[str | None, typer.Option(help="of the run; default <recipe>-<model folder>")] = None,
+) -> None:
+    """Put a model that others made through the verdict of a recipe."""
+    _quiet()
+    with _refusals():
+        from deshi.jobs.judge import run as judged
+
+        judged(model, recipe, against=against, storage=storage, name=name)
+
+
+@app.command()
 def report(
     run: Run,
     lang: Annotated[Literal["ja", "en"], typer.Option(help="language of the page")] = "en",

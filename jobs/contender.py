@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deshi.jobs import finalist as building
+from deshi.jobs.data.model_folder import describe
 from deshi.jobs.evidence.endpoint import Felt
 from deshi.jobs.finalist import Finalist
-from deshi.jobs.ladder import Plan
 from deshi.jobs.session import describe_machine
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson
@@ -30,11 +31,21 @@ class Contender:
 
 
 def contender(
-    id: str, candidate: Candidate, lesson: Lesson, bench: Bench, model: Output, *, measured: bool
+    id: str,
+    candidate: Candidate,
+    lesson: Lesson,
+    bench: Bench,
+    model: Output,
+    *,
+    measured: bool,
+    builds: Sequence[str] | None = None,
 ) -> Contender:
-    """Builds a model for every target; `measured` runs its endpoint on the targets that this machine can be."""
+    """Builds a model for every target; `measured` runs its endpoint on the targets that this machine can be.
+
+    `builds` are tried where they are given, else those that the bench has for the candidate's scheme.
+    """
     recipe, cores = lesson.recipe, os.cpu_count() or 1
-    names = bench.builds_of(candidate)
+    names = tuple(builds or bench.builds_of(candidate))
     yardstick = Output(key=bench.yardstick_key, storage=lesson.storage)
     made = building.finalist(id, lesson, model, names, yardstick)
     felt_at = {}
@@ -63,8 +74,8 @@ def _felt(lesson: Lesson, made: Finalist, target: Target) -> Felt:
     return Felt.model_validate_json((lesson.storage.stage("felt", inputs, build).path / "felt.json").read_text())
 
 
-def teacher_contender(lesson: Lesson, bench: Bench, plan: Plan) -> Contender:
+def teacher_contender(lesson: Lesson, bench: Bench) -> Contender:
     """The teacher in full precision on its best engine: what the company would run without Deshi's work."""
-    candidate = Candidate(order="quantize-only", layers=plan.teacher_depth, scheme=bench.finest)
+    candidate = Candidate(order="quantize-only", layers=describe(lesson.teacher).layers, scheme=bench.finest)
     model = Output(key=lesson.teacher_key, storage=lesson.storage)
     return contender("teacher", candidate, lesson, bench, model, measured=True)

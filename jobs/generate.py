@@ -110,6 +110,16 @@ def ask(lesson: Lesson, machine: Machine) -> Lesson:
     return lesson.answered(answers, rows=rows)
 
 
+def given(lesson: Lesson, model: str) -> Output:
+    """A language model that others made.
+
+    Raises:
+        ValueError: if it does not know the teacher's vocabulary.
+    """
+    same_vocabulary(check_model_folder(model), lesson.teacher)
+    return teach.pretrained(lesson, model)
+
+
 def runnable(recipe: Recipe) -> tuple[str, ...]:
     """Builds that can be made and run here; eager PyTorch, many times slower on a CPU, only there if it is named."""
     import torch
@@ -233,6 +243,7 @@ TASK = Task(
     make_splits=make_splits,
     teach=teach.fit,
     pretrained=teach.pretrained,
+    given=given,
     load=prune_lm.load_language_model,
     ask=ask,
     yardstick=measure_text.YARDSTICK,

@@ -1,19 +1,22 @@
 """The main job, from a recipe to one evidenced winner. It reads like the table of contents of the house.
 
 Every stage is a finished output that a second run finds again, so there is no resume mode: a killed run is run again.
-The test split is opened once, in `compare.compare`, after the winner is chosen.
+The test split is opened once, in `compare`, after the winner is chosen.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from deshi.jobs import choose, controls, preflight, search, session, trial
 from deshi.jobs import finalist as finalists
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence import compare
+from deshi.jobs.evidence import story
+from deshi.jobs.evidence.compare import compare
+from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.ladder import Line, Plan
 from deshi.jobs.ledger import Ledger
 from deshi.jobs.progress import Progress
@@ -37,50 +40,85 @@ def run(path: Path, *, until: str | None = None, storage: str | None = None) -> 
     Raises:
         ValueError: in one sentence, before any work, for what cannot be run.
     """
-    recipe = Recipe.load(path, storage=storage)
     if until is not None and until not in UNTIL:
         raise ValueError(f"--until {until!r} is no stage to stop after; use one of {', '.join(UNTIL)}")
-    session.settle_accelerator()
-    store, task = Storage(recipe.storage), task_of(recipe)
-    preflight.refuse(recipe, store)
-    said = Progress()
-    with RunFolder.taken(recipe, store) as folder:
-        with said.stage("data", f"{recipe.data.train} and {recipe.data.test}"):
-            rows, teacher_rows = preflight.split(recipe, store), preflight.teacher_rows(recipe, store)
-        if until == "data":
-            return
-        with said.stage("machine", "starting Ray"):
-            machine = session.connect()
-        lesson = Lesson(recipe=recipe, storage=store, splits_key=rows.key, precision=_precision(recipe, store, machine))
-        facts = lesson.splits.facts()
-        classes = f"; {len(facts.classes)} classes" if facts.classes else ""
-        said.note(", ".join(f"{name} {count}" for name, count in facts.rows.items()) + classes)
+    recipe, said = Recipe.load(path, storage=storage), Progress()
+    if told := follow(recipe, said, until=until):
+        said.verdict(told.evidence, f"{recipe.storage}/{recipe.name}", str(told.released))
 
-        with said.stage("teach", f"teacher from {Path(recipe.teacher.model).name}"):
-            lesson = lesson.taught_by(task.teach(lesson, machine, teacher_rows.key))
-        if until == "teach":
-            return
-        with said.stage("answers", "the teacher's answers, once for all students"):
-            lesson = task.ask(lesson, machine)
-        if until == "answers":
-            return
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a whole run left behind."""
+
+    evidence: Evidence
+    released: Path
+
+
+def follow(recipe: Recipe, said: Progress, *, until: str | None = None) -> Finished | None:
+    """A whole run, or None if it was to stop on the way.
+
+    Raises:
+        ValueError: as `run` does.
+    """
+    session.settle_accelerator()
+    store = Storage(recipe.storage)
+    preflight.refuse(recipe, store)
+    with RunFolder.taken(recipe, store) as folder:
+        prepared = prepare(recipe, store, said, until=until)
+        if prepared is None:
+            return None
+        lesson, machine = prepared
         with said.stage("bench", "which engines have a chance here"):
-            bench = _bench(lesson)
+            bench = bench_of(lesson)
         said.note("; ".join(f"{scheme}: {', '.join(names)}" for scheme, names in bench.builds.items()))
 
         plan = _plan(lesson, bench)
         with said.stage("search", f"{plan.trials} trials, at most {plan.trained} of them trained"):
             lines = _search(lesson, machine, bench, plan, folder, said)
         if until == "search":
-            return
+            return None
         with said.stage("choose", "finalists on validation rows, as a user feels them"):
             chosen = choose.choose(lesson, bench, plan, lines, most=FINALISTS, said=said)
         with said.stage("controls", "the same budget without the teacher's answers"):
             controlled = controls.controls(lesson, machine, bench, plan, chosen, lines)
         with said.stage("verdict", "the test split is opened, once, for all models together"):
-            told = compare.compare(lesson, machine, bench, plan, chosen, controlled, lines, seconds=said.seconds)
-        released = folder.publish(told, lesson, chosen, lines)
-        said.verdict(told.evidence, f"{recipe.storage}/{recipe.name}", str(released))
+            told = compare(
+                lesson,
+                machine,
+                winner=chosen.winner,
+                teacher=chosen.teacher,
+                beside=([chosen.distilled] if chosen.distilled else []) + list(controlled.made),
+                left_out=controlled.left_out,
+                story=story.of_search(lesson, machine, bench, plan, chosen, lines),
+                seconds=said.seconds,
+            )
+        return Finished(evidence=told.evidence, released=folder.publish(told, lesson, chosen.winner, bench, lines))
+
+
+def prepare(
+    recipe: Recipe, store: Storage, said: Progress, *, until: str | None = None
+) -> tuple[Lesson, Machine] | None:
+    """The rows, Ray, the teacher and its answers: what every student and every judgement starts from."""
+    task = task_of(recipe)
+    with said.stage("data", f"{recipe.data.train} and {recipe.data.test}"):
+        rows, teacher_rows = preflight.split(recipe, store), preflight.teacher_rows(recipe, store)
+    if until == "data":
+        return None
+    with said.stage("machine", "starting Ray"):
+        machine = session.connect()
+    lesson = Lesson(recipe=recipe, storage=store, splits_key=rows.key, precision=_precision(recipe, store, machine))
+    facts = lesson.splits.facts()
+    classes = f"; {len(facts.classes)} classes" if facts.classes else ""
+    said.note(", ".join(f"{name} {count}" for name, count in facts.rows.items()) + classes)
+
+    with said.stage("teach", f"teacher from {Path(recipe.teacher.model).name}"):
+        lesson = lesson.taught_by(task.teach(lesson, machine, teacher_rows.key))
+    if until == "teach":
+        return None
+    with said.stage("answers", "the teacher's answers, once for all students"):
+        lesson = task.ask(lesson, machine)
+    return None if until == "answers" else (lesson, machine)
 
 
 def _precision(recipe: Recipe, store: Storage, machine: Machine) -> str:
@@ -94,7 +132,8 @@ def _precision(recipe: Recipe, store: Storage, machine: Machine) -> str:
     return (store.stage("precision", inputs, build).path / "precision.txt").read_text(encoding="utf-8")
 
 
-def _bench(lesson: Lesson) -> trial.Bench:
+def bench_of(lesson: Lesson) -> trial.Bench:
+    """What this machine's engines do with the teacher: its yardstick, and the builds worth trying."""
     task = task_of(lesson.recipe)
     names = task.runnable(lesson.recipe)
     teacher = Output(key=lesson.teacher_key, storage=lesson.storage)

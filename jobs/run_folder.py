@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from deshi.jobs.choose import Chosen
+from deshi.jobs.contender import Contender
 from deshi.jobs.data.split import table_fingerprint
 from deshi.jobs.evidence import report
 from deshi.jobs.evidence.compare import Comparison
@@ -29,6 +29,7 @@ from deshi.jobs.ladder import Line
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Storage, digest_of, file_digest
+from deshi.jobs.trial import Bench
 from deshi.serve import release
 from deshi.serve.release import MANIFEST_FILE, Manifest
 from deshi.serve.serving import SERVING_FILE
@@ -71,7 +72,7 @@ class RunFolder:
             storage.sweep()
             yield cls(name=recipe.name, path=path, storage=storage)
 
-    def publish(self, told: Comparison, lesson: Lesson, chosen: Chosen, lines: Sequence[Line]) -> Path:
+    def publish(self, told: Comparison, lesson: Lesson, winner: Contender, bench: Bench, lines: Sequence[Line]) -> Path:
         """Writes trials, answers, evidence, report and release, each in one step; returns the release's folder.
 
         An accepted release of an earlier run stays where it is if this one is not accepted.
@@ -82,9 +83,9 @@ class RunFolder:
         _in_one_step(self.path / ANSWERS_FILE, lambda path: pq.write_table(told.answers, path))
         written = evidence.model_dump_json(indent=2) + "\n"
         _in_one_step(self.path / EVIDENCE_FILE, lambda path: path.write_text(written, encoding="utf-8"))
-        winner = chosen.winner.finalist
+        made = winner.finalist
         released = release.write(
-            winner.folder.path,
+            made.folder.path,
             self.path / RELEASE_FOLDER,
             Manifest(
                 name=evidence.name,
@@ -96,11 +97,11 @@ class RunFolder:
                 lineage={
                     "recipe": digest_of(evidence.recipe),
                     "splits": lesson.splits_key,
-                    "yardstick": chosen.yardstick_key,
+                    "yardstick": bench.yardstick_key,
                     "teacher": lesson.teacher_key,
                     "answers": lesson.answers_key,
-                    "student": winner.model.key,
-                    "served": winner.folder.key,
+                    "student": made.model.key,
+                    "served": made.folder.key,
                 }
                 | {what: file_digest(self.path / name) for what, name in JUDGED_BY.items()},
                 licences=evidence.licences,

@@ -60,6 +60,7 @@ class Task:
     make_splits: Callable[[Data, int], Rows]  # with the seed
     teach: Callable[[Lesson, Machine, str], Output]  # with the key of the teacher's own rows
     pretrained: Callable[[Lesson, str], Output]
+    given: Callable[[Lesson, str], Output]  # a finished model that others made
     load: Callable[[Path], Any]  # a model folder's model, fp32, in evaluation mode
     ask: Callable[[Lesson, Machine], Lesson]  # answered
     yardstick: str  # the teacher's build that everything is timed beside

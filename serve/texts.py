@@ -14,6 +14,7 @@ from string import Formatter
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
+from deshi.serve.judging_texts import JUDGING_TEXTS
 from deshi.serve.language_model_texts import LANGUAGE_MODEL_TEXTS
 from deshi.serve.page_texts import PAGE_TEXTS
 from deshi.serve.recorded_texts import RECORDED_TEXTS
@@ -29,6 +30,15 @@ class Text(NamedTuple):
     ja: str
     en: str
 
+
+# Each part is a file of its own topic: key -> (Japanese, English).
+PARTS: tuple[Mapping[str, tuple[str, str]], ...] = (
+    JUDGING_TEXTS,
+    LANGUAGE_MODEL_TEXTS,
+    PAGE_TEXTS,
+    RECORDED_TEXTS,
+    SECTION_TEXTS,
+)
 
 TEXTS: Mapping[str, Text] = MappingProxyType(
     {
@@ -245,7 +255,7 @@ TEXTS: Mapping[str, Text] = MappingProxyType(
         "list.comma": Text("、", ", "),
         "list.arrow": Text(" → ", " → "),
     }
-    | {key: Text(*said) for key, said in (RECORDED_TEXTS | LANGUAGE_MODEL_TEXTS | PAGE_TEXTS | SECTION_TEXTS).items()}
+    | {key: Text(*said) for part in PARTS for key, said in part.items()}
 )
 
 

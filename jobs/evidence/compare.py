@@ -12,21 +12,18 @@ from importlib.metadata import version
 
 import pyarrow as pa
 
-from deshi.jobs.choose import Chosen
 from deshi.jobs.contender import Contender
-from deshi.jobs.controls import Controls
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence import story
 from deshi.jobs.evidence.answered import together
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.operations import target_row
-from deshi.jobs.evidence.schema import Evidence, ModelRow, Quality, Role
+from deshi.jobs.evidence.replacement import replacement
+from deshi.jobs.evidence.schema import Evidence, LeftOut, ModelRow, Quality, Role
+from deshi.jobs.evidence.story import Story
 from deshi.jobs.evidence.verdict import verdict
-from deshi.jobs.ladder import Line, Plan
 from deshi.jobs.session import Machine, commit, describe_machine
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.task import task_of
-from deshi.jobs.trial import Bench
 
 PACKAGES = (
     "deshi",
@@ -55,21 +52,27 @@ class Comparison:
 def compare(
     lesson: Lesson,
     machine: Machine,
-    bench: Bench,
-    plan: Plan,
-    chosen: Chosen,
-    controls: Controls,
-    lines: Sequence[Line],
     *,
+    winner: Contender,
+    teacher: Contender,
+    beside: Sequence[Contender],
+    left_out: Sequence[LeftOut],
+    story: Story,
     seconds: dict[str, float],
+    against: str | None = None,
 ) -> Comparison:
-    """Opens the test split for all models together and speaks the verdict."""
+    """Opens the test split for all models together and speaks the verdict.
+
+    `beside` stand in the same table: the best distilled student where another model won, and the controls. `against` is
+    the live run, whose release is the one called "live" there.
+    """
     recipe, task = lesson.recipe, task_of(lesson.recipe)
-    beside = [] if chosen.distilled is None else [chosen.distilled]
-    contenders = [chosen.winner, chosen.teacher, *beside, *controls.made]
-    told = task.answered(lesson, contenders, "test")
-    rows = [model_row(lesson, each, told[each.id].quality, chosen=each is chosen.winner) for each in contenders]
+    contenders = [winner, teacher, *beside]
+    asked = task.answered(lesson, contenders, "test")
+    told = {"chosen" if each is winner else each.id: asked[each.id] for each in contenders}
+    rows = [model_row(lesson, each, told[name].quality, id=name) for each, name in zip(contenders, told, strict=True)]
     kpis = kpi_rows(rows[0], recipe.kpi, recipe.targets, margin=recipe.margin, currency=recipe.business.currency)
+    spoken = verdict(kpis, confidence=recipe.kpi.quality.confidence)
     found = Evidence(
         name=recipe.name,
         task=recipe.task,
@@ -82,13 +85,22 @@ def compare(
         score_name=task.score_name(recipe),
         data=task.facts(lesson),
         models=tuple(rows),
-        left_out=controls.left_out,
-        front=story.front(lines, chosen.winner.id),
-        waterfall=story.waterfall(lesson, machine, bench, chosen),
-        orders=story.orders(lesson, plan, lines),
+        left_out=tuple(left_out),
+        front=story.front,
+        waterfall=story.waterfall,
+        orders=story.orders,
         kpis=kpis,
-        verdict=verdict(kpis, confidence=recipe.kpi.quality.confidence),
-        removed=story.removed(lesson, chosen),
+        verdict=spoken,
+        replacement=None
+        if against is None
+        else replacement(
+            recipe,
+            live=against,
+            rows={row.id: row for row in rows},
+            answers={name: each.rows for name, each in told.items()},
+            decision=spoken.decision,
+        ),
+        removed=story.removed,
         licences={"teacher": recipe.teacher.licence, "data": recipe.data.licence},
         how=dict(task.how),
         seconds=seconds,
@@ -96,16 +108,13 @@ def compare(
     return Comparison(evidence=found, answers=together(told))
 
 
-def model_row(lesson: Lesson, each: Contender, quality: Quality, *, chosen: bool) -> ModelRow:
+def model_row(lesson: Lesson, each: Contender, quality: Quality, *, id: str) -> ModelRow:
     """One model's row: quality against the teacher, operations by target."""
     facts = describe(each.finalist.model.path / "model")
-    is_teacher = each.id == "teacher"
-    role: Role = (
-        "chosen" if chosen else "teacher" if is_teacher else "distilled" if each.id == "distilled" else "control"
-    )
+    roles: dict[str, Role] = {"chosen": "chosen", "teacher": "teacher", "distilled": "distilled"}
     return ModelRow(
-        id="chosen" if chosen else each.id,
-        role=role,
+        id=id,
+        role=roles.get(id, "control"),
         digest=each.finalist.folder.digest,
         chain=each.candidate.chain,
         parameters=facts.parameters,

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from deshi.jobs.evidence.business_schema import BusinessCase
 from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.replacement_schema import Replacement
 from deshi.jobs.evidence.risk_schema import Risk
 from deshi.serve.kpi import Frozen
 
@@ -85,7 +86,7 @@ class ModelRow(Frozen):
 
     id: str = Field(
         description="chosen | teacher | distilled (the best distilled student, where another model was chosen) | "
-        "quantize-only | undistilled-pretrained | undistilled-teacher | static"
+        "quantize-only | undistilled-pretrained | undistilled-teacher | static | live (the release that is live)"
     )
     role: Role
     digest: str
@@ -217,6 +218,7 @@ class Evidence(Frozen):
     kpis: tuple[KpiRow, ...]
     verdict: Verdict
     removed: Removed
+    replacement: Replacement | None = Field(None, description="of a judged model: in the place of the live one?")
     risk: Risk | None = None
     business: tuple[BusinessCase, ...] = Field((), description="one account a target")
     licences: dict[str, str]

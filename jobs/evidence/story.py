@@ -4,8 +4,10 @@ what was removed."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from deshi.jobs.choose import Chosen
+from deshi.jobs.contender import Contender
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.evidence import money
 from deshi.jobs.evidence.figure import Figure
@@ -29,6 +31,28 @@ BITS = {
     "q8_0": "8-bit weights in blocks of 32",
     "q4_0": "4-bit weights in blocks of 32",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """The four parts. What no search made has no front, no stages and no orders."""
+
+    front: tuple[TrialPoint, ...] = ()
+    waterfall: tuple[WaterfallStep, ...] = ()
+    orders: tuple[OrderRow, ...] = ()
+    removed: Removed
+
+
+def of_search(
+    lesson: Lesson, machine: Machine, bench: Bench, plan: Plan, chosen: Chosen, lines: Sequence[Line]
+) -> Story:
+    """The story of a winner that the search found."""
+    return Story(
+        front=front(lines, chosen.winner.id),
+        waterfall=waterfall(lesson, machine, bench, chosen),
+        orders=orders(lesson, plan, lines),
+        removed=removed(lesson, chosen.winner),
+    )
 
 
 def front(lines: Sequence[Line], chosen_id: str) -> tuple[TrialPoint, ...]:
@@ -139,9 +163,9 @@ def _is(line: Line, name: str, shapes: Sequence[Candidate]) -> bool:
     return bool(shapes) and candidate.shape == shapes[0].shape
 
 
-def removed(lesson: Lesson, chosen: Chosen) -> Removed:
+def removed(lesson: Lesson, winner: Contender) -> Removed:
     """What the winner no longer has, against the teacher."""
-    winner, candidate = chosen.winner, chosen.winner.candidate
+    candidate = winner.candidate
     mine, full = describe(winner.finalist.model.path / "model"), describe(lesson.teacher)
     share = 1 - mine.parameters / full.parameters
     if candidate.family == "static":
@@ -153,7 +177,7 @@ def removed(lesson: Lesson, chosen: Chosen) -> Removed:
             bits=BITS[candidate.scheme],
         )
     layers: tuple[int, ...] = ()
-    if candidate.start != "student-model":
+    if candidate.family != "given" and candidate.start != "student-model":
         kept = chain.kept_layers(candidate, lesson)
         layers = tuple(layer for layer in range(full.layers) if layer not in kept)
     return Removed(

@@ -17,13 +17,14 @@ Start = Literal["teacher", "pretrained", "student-model"]
 
 
 class Candidate(Frozen):
-    """One student. `steps` is the whole training budget over all stages of its chain; 0 trains nothing.
+    """One student; a `given` one was made by others and is judged as it came.
 
-    `ffn` is the share of the feed-forward width that stays; `kv_groups` and `hidden` count what stays of the attention
-    groups and of the hidden width, 0 being all of it.
+    `steps` is the whole training budget over all stages of its chain; 0 trains nothing. `ffn` is the share of the
+    feed-forward width that stays; `kv_groups` and `hidden` count what stays of the attention groups and of the hidden
+    width, 0 being all of it.
     """
 
-    family: Literal["transformer", "static"] = "transformer"
+    family: Literal["transformer", "static", "given"] = "transformer"
     start: Start = "teacher"
     told: Literal["answers", "labels"] = "answers"
     order: str = "prune-quantize"
@@ -43,8 +44,10 @@ class Candidate(Frozen):
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """The stages in order; a static student has the one that makes it."""
-        return ("static",) if self.family == "static" else ORDERS[self.order].chain
+        """The stages in order; a static student has the one that makes it, a given one none."""
+        if self.family == "transformer":
+            return ORDERS[self.order].chain
+        return ("static",) if self.family == "static" else ()
 
     @property
     def shape(self) -> tuple[Any, ...]:

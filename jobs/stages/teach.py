@@ -75,18 +75,28 @@ def as_it_is(lesson: Lesson) -> Output:
     Raises:
         ValueError: if its labels are not those of the rows.
     """
-    source = check_model_folder(lesson.recipe.teacher.model)
+    return finished("teacher", lesson, lesson.recipe.teacher.model)
+
+
+def finished(stage: str, lesson: Lesson, model: str) -> Output:
+    """A classifier of the run's labels that others made, read whole and written by us.
+
+    Raises:
+        ValueError: if its labels are not those of the rows.
+    """
+    source = check_model_folder(model)
     labels = lesson.splits.labels
 
     def build(out: Path) -> None:
         classifier = load_classifier(source)
         own = tuple(classifier.config.id2label[number] for number in range(classifier.config.num_labels))
         if own != labels:
+            way_out = "set teacher.finetune: true or " if stage == "teacher" else ""
             raise ValueError(
-                f"the teacher's labels {own[:5]} are not the rows' labels {labels[:5]}; set teacher.finetune: true or "
-                f"name the labels in the teacher's config.json (id2label) as the rows do, sorted"
+                f"the labels {own[:5]} of {model} are not the rows' labels {labels[:5]}; {way_out}"
+                f"name the labels in its config.json (id2label) as the rows do, sorted"
             )
         write_model(classifier, out / "model")
         copy_tokenizer(source, out / "model")
 
-    return lesson.storage.stage("teacher", {"model": model_digest(source), "labels": labels}, build)
+    return lesson.storage.stage(stage, {"model": model_digest(source), "labels": labels}, build)
