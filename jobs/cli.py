@@ -42,16 +42,28 @@ def _quiet() -> None:
 
 @app.command()
 def poc(
-    recipe: Annotated[Path, typer.Argument(help="recipe.yaml")],
+    recipes: Annotated[list[Path], typer.Argument(help="recipe.yaml; several run side by side under one budget")],
     until: Annotated[str | None, typer.Option(help="stop after this stage: data, teach, answers, search")] = None,
     storage: Annotated[str | None, typer.Option(help="folder or URI to use instead of the recipe's")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="of training, shared by several recipes; default half of what they ask")
+    ] = None,
 ) -> None:
-    """Run the main job: from a recipe to one evidenced winner, ready to serve."""
+    """Run the main job: from a recipe to one evidenced winner, ready to serve; of several, a page over all of them."""
     _quiet()
     with _refusals():
+        if len(recipes) > 1:
+            from deshi.jobs import portfolio
+
+            if until is not None:
+                raise ValueError(f"--until {until} is for one recipe and {len(recipes)} are given; run them one by one")
+            portfolio.run(recipes, minutes=minutes, storage=storage)
+            return
         from deshi.jobs import poc as main_job
 
-        main_job.run(recipe, until=until, storage=storage)
+        if minutes is not None:
+            raise ValueError("--minutes is shared by several recipes and one is given; set search.minutes in it")
+        main_job.run(recipes[0], until=until, storage=storage)
 
 
 @app.command()

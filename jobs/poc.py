@@ -7,7 +7,8 @@ The test split is opened once, in `compare`, after the winner is chosen.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,20 +44,22 @@ def run(path: Path, *, until: str | None = None, storage: str | None = None) -> 
     if until is not None and until not in UNTIL:
         raise ValueError(f"--until {until!r} is no stage to stop after; use one of {', '.join(UNTIL)}")
     recipe, said = Recipe.load(path, storage=storage), Progress()
-    if told := follow(recipe, said, until=until):
-        said.verdict(told.evidence, f"{recipe.storage}/{recipe.name}", str(told.released))
+    done = follow(recipe, said, until=until)
+    if done.evidence is not None:
+        said.verdict(done.evidence, f"{recipe.storage}/{recipe.name}", str(done.released))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
-    """What a whole run left behind."""
+class Followed:
+    """How far a recipe was followed: the search's lines, the evidence and the release's folder, if it came to them."""
 
-    evidence: Evidence
-    released: Path
+    lines: Sequence[Line] = ()
+    evidence: Evidence | None = None
+    released: Path | None = None
 
 
-def follow(recipe: Recipe, said: Progress, *, until: str | None = None) -> Finished | None:
-    """A whole run, or None if it was to stop on the way.
+def follow(recipe: Recipe, said: Progress, *, until: str | None = None) -> Followed:
+    """A whole run, or as much of it as was asked for.
 
     Raises:
         ValueError: as `run` does.
@@ -67,7 +70,7 @@ def follow(recipe: Recipe, said: Progress, *, until: str | None = None) -> Finis
     with RunFolder.taken(recipe, store) as folder:
         prepared = prepare(recipe, store, said, until=until)
         if prepared is None:
-            return None
+            return Followed()
         lesson, machine = prepared
         with said.stage("bench", "which engines have a chance here"):
             bench = bench_of(lesson)
@@ -77,7 +80,7 @@ def follow(recipe: Recipe, said: Progress, *, until: str | None = None) -> Finis
         with said.stage("search", f"{plan.trials} trials, at most {plan.trained} of them trained"):
             lines = _search(lesson, machine, bench, plan, folder, said)
         if until == "search":
-            return None
+            return Followed(lines=lines)
         with said.stage("choose", "finalists on validation rows, as a user feels them"):
             chosen = choose.choose(lesson, bench, plan, lines, most=FINALISTS, said=said)
         with said.stage("controls", "the same budget without the teacher's answers"):
@@ -93,7 +96,8 @@ def follow(recipe: Recipe, said: Progress, *, until: str | None = None) -> Finis
                 story=story.of_search(lesson, machine, bench, plan, chosen, lines),
                 seconds=said.seconds,
             )
-        return Finished(evidence=told.evidence, released=folder.publish(told, lesson, chosen.winner, bench, lines))
+        released = folder.publish(told, lesson, chosen.winner, bench, lines)
+        return Followed(lines=lines, evidence=told.evidence, released=released)
 
 
 def prepare(
@@ -171,7 +175,9 @@ def _plan(lesson: Lesson, bench: trial.Bench) -> Plan:
 def _search(
     lesson: Lesson, machine: Machine, bench: trial.Bench, plan: Plan, folder: RunFolder, said: Progress
 ) -> list[Line]:
-    key = digest_of([lesson.answers_key, lesson.recipe.distill.model_dump(), repr(plan), repr(bench)])[:16]
+    # More trials or minutes go on where fewer ended: they are no part of what a trial is.
+    tried = repr(replace(plan, trials=0, minutes=0))
+    key = digest_of([lesson.answers_key, lesson.recipe.distill.model_dump(), tried, repr(bench)])[:16]
     ledger = Ledger(lesson.storage, f"{folder.name}/trials-{key}.jsonl")
     wide = lesson.recipe.resources.search
     gpus = 0.0 if wide.gpus_per_trial == "auto" else float(wide.gpus_per_trial)

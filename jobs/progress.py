@@ -9,10 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from deshi.jobs.evidence.numbers import digits
+from deshi.jobs.evidence.portfolio_schema import Portfolio
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.ladder import Line, Plan, most_left
 from deshi.jobs.stages.candidate import Candidate
@@ -62,6 +65,23 @@ class Progress:
             serve += " --despite-verdict"
         out.print(f"\nreport   {run}/report.html\nrelease  {release}\n")
         out.print(f"next     {serve}\n         deshi report {run} --lang ja\n         deshi verify {run}")
+
+    def portfolio(self, told: Portfolio, page: Path) -> None:
+        """One line a PoC: verdict, saving, payback, next step; and where the page lies; on standard output."""
+        out = Console(highlight=False, soft_wrap=True)
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for name in ("PoC", "verdict", "saving a month", "payback, months", "next"):
+            table.add_column(name)
+        for row in told.rows:
+            saving, payback = (
+                "" if figure is None or figure.value is None else f"{digits(figure.value)} {figure.unit}"
+                for figure in (row.monthly_saving, row.payback_months)
+            )
+            table.add_row(row.name, row.decision or f"failed: {row.error}", saving, payback, row.command)
+        out.print(table)
+        out.print(
+            f"\n{len(told.rows)} PoCs in {_clock(told.seconds)}, {told.overhead:.2f}x their stages\npage   {page}"
+        )
 
     def note(self, text: str) -> None:
         """One more line."""
