@@ -43,7 +43,11 @@ def answered(lesson: Lesson, contenders: Sequence[Contender], split: str) -> dic
 
     def one(each: Contender) -> Answered:
         taught = None if each.id == "teacher" else told["teacher"]
-        return Answered(quality=_quality(lesson, told[each.id], taught, items, split), rows=_rows(told[each.id].test))
+        return Answered(
+            quality=_quality(lesson, told[each.id], taught, items, split),
+            rows=_rows(told[each.id].test),
+            written=written_answers.table(told[each.id].written) if split == "test" else None,
+        )
 
     return {each.id: one(each) for each in contenders}
 
@@ -85,7 +89,12 @@ def _quality(lesson: Lesson, told: Asked, taught: Asked | None, items: Sequence[
         drop=_complement(score),
         kl=figures["kl_mean"],
         measures={name: figure for name, figure in figures.items() if name != "same_top"},
-        slices=text_slices(told.test, {column: table[column].to_pylist() for column in recipe.data.slices}, **settings),
+        slices=text_slices(
+            told.test,
+            {column: table[column].to_pylist() for column in recipe.data.slices},
+            margin=recipe.margin,
+            **settings,
+        ),
     )
 
 

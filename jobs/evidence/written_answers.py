@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from deshi.jobs.data.conversations import Format
 from deshi.jobs.evidence.choices import PROMPT_CHARACTERS, Prompt, parted
 from deshi.serve.chat_template import Prompts
@@ -97,6 +99,18 @@ def write(
         )
         for (row, _), (text, length, ended) in zip(fitting, made, strict=True)
     ]
+
+
+def table(answers: Sequence[WrittenAnswer]) -> pa.Table:
+    """The answers as `Answered.written` keeps them."""
+    return pa.table(
+        {
+            "row": pa.array([answer.row for answer in answers], pa.int64()),
+            "text": pa.array([answer.text for answer in answers], pa.string()),
+            "length": pa.array([answer.length for answer in answers], pa.int64()),
+            "ended": pa.array([answer.ended for answer in answers], pa.bool_()),
+        }
+    )
 
 
 async def _answered(
