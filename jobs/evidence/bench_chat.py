@@ -105,7 +105,7 @@ def endpoint(served: Path, asked: Sequence[Messages], *, rounds: int = ROUNDS, t
     if not model.is_file():
         raise ValueError(f"{model} does not exist; bench-chat compares a llama.cpp build with llama.cpp itself")
     with (
-        running(served, next(iter(serving.targets)), module=ENDPOINT) as (url, _),
+        running(served, next(iter(serving.targets)), module=ENDPOINT) as server,
         plain(model, threads=target.threads, slots=target.slots, context_length=serving.max_length) as control,
     ):
         requests = [
@@ -113,8 +113,8 @@ def endpoint(served: Path, asked: Sequence[Messages], *, rounds: int = ROUNDS, t
             for messages in asked
         ]
         prompts = Prompts.load(served / MODEL_FOLDER)
-        times = one_stream(url, control, requests[: rounds + 1], prompts)
-        paces = streams(url, control.url, requests[rounds + 1 :] or requests, turns=turns)
+        times = one_stream(server.url, control, requests[: rounds + 1], prompts)
+        paces = streams(server.url, control.url, requests[rounds + 1 :] or requests, turns=turns)
     return [*_one_stream_figures(times), *_streams_figures(paces)]
 
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from deshi.jobs.evidence.chat_load import in_own_process, tokens_per_second
 from deshi.jobs.evidence.chat_stream import ChatSample
-from deshi.jobs.evidence.endpoint import Felt, running
+from deshi.jobs.evidence.endpoint import Felt, fitting
+from deshi.jobs.evidence.energy import EnergyMeter
 from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.load import percentile
 from deshi.jobs.evidence.schema import LatencyParts
@@ -93,9 +94,12 @@ def felt_chat(
     seconds = max(seconds, min(LEAST_REQUESTS / peak_rps, LONGEST_S))
     network = target.rtt_ms
     module = "deshi.serve.run" if target.serves_with_ray else "deshi.serve.process"
-    with running(folder, target.name, module=module) as (url, memory):
+    with fitting(folder, target, module=module) as server:
+        url = server.url
         in_own_process("closed", url, requests, clients=target.slots, seconds=0.5, seed=seed + 1)
+        meter = EnergyMeter()
         samples = in_own_process("open", url, requests, rps=peak_rps, seconds=seconds, seed=seed)
+        joules = meter.joules()
         good = _answered(samples, target)
         limits = Limits(
             latency_ms=_before(latency_ms, network),
@@ -149,9 +153,7 @@ def felt_chat(
             high=min(beyond, default=rps),
             how=f"highest open-loop rate with p95 of {limits} before the network; the next rate tried failed",
         ),
-        memory_mb=Figure(
-            value=memory.peak_mb, unit="MB", how=f"peak {memory.basis} of the serving process tree, start included"
-        ),
+        **server.figures(joules, len(good)),
     )
 
 

@@ -18,11 +18,15 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
+from deshi.jobs.evidence.energy import EnergyMeter
 from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.imposed import Imposed, imposed
 from deshi.jobs.evidence.load import in_own_process
 from deshi.jobs.evidence.memory import Memory, process_tree_peak
 from deshi.jobs.evidence.schema import LatencyParts
@@ -40,11 +44,51 @@ class Felt(Frozen):
     latency: LatencyParts
     throughput_rps: Figure
     memory_mb: Figure
+    startup_s: Figure
+    energy_j: Figure = Field(description="of the whole machine, a request at peak_rps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running endpoint: its address, its memory so far, how long it took to answer, what it is held to."""
+
+    url: str
+    memory: Memory
+    startup_s: float
+    imposed: Imposed
+
+    def figures(self, joules: float | None, requests: int) -> dict[str, Figure]:
+        """Memory, start-up and energy, as fields of `Felt`; `joules` were used while it answered `requests`."""
+        held = f", {self.imposed.words}" if self.imposed.words else ""
+        each = None if joules is None or not requests else joules / requests
+        return {
+            "memory_mb": Figure(
+                value=self.memory.peak_mb,
+                unit="MB",
+                how=f"peak {self.memory.basis} of the serving process tree, start included{held}",
+            ),
+            "startup_s": Figure(value=self.startup_s, unit="s", how=f"from the command to its first answer{held}"),
+            "energy_j": Figure(
+                value=each,
+                unit="J",
+                basis="not measured" if each is None else "measured",
+                how="processor packages' own counters (RAPL), the whole machine, over the requests at peak_rps",
+            ),
+        }
 
 
 @contextlib.contextmanager
-def running(folder: Path, target: str, *, module: str) -> Iterator[tuple[str, Memory]]:
-    """Starts an endpoint, `python -m MODULE FOLDER --target T --port P`; yields its base URL and memory, and stops it.
+def running(
+    folder: Path, target: str, *, module: str, held_to: Target | None = None, memory_limit: bool = True
+) -> Iterator[Server]:
+    """Starts an endpoint, `python -m MODULE FOLDER --target T --port P`, yields it, and stops it.
+
+    Args:
+        folder: what is served.
+        target: the name of a target of its serving.json.
+        module: what serves it.
+        held_to: the target whose cores and memory the process is held to; None: to nothing.
+        memory_limit: False lets it take the memory that it wants.
 
     Raises:
         ValueError: if it does not answer within two minutes, with the end of what it printed.
@@ -56,11 +100,13 @@ def running(folder: Path, target: str, *, module: str) -> Iterator[tuple[str, Me
     # A Ray of its own: not this run's cluster, nor the runtime environment of this run's job, which is not there.
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "RAY_JOB_"))}
     with tempfile.TemporaryFile() as said:
+        began = time.perf_counter()
         server = subprocess.Popen(command, stdout=said, stderr=said, env=env, start_new_session=True)
         try:
-            with process_tree_peak(server.pid) as memory:
+            with imposed(server.pid, held_to, memory=memory_limit) as limits, process_tree_peak(server.pid) as memory:
                 _wait(f"http://127.0.0.1:{port}/healthz", server, said)
-                yield f"http://127.0.0.1:{port}", memory
+                startup_s = time.perf_counter() - began
+                yield Server(url=f"http://127.0.0.1:{port}", memory=memory, startup_s=startup_s, imposed=limits)
         finally:
             server.send_signal(signal.SIGTERM)
             try:
@@ -68,6 +114,23 @@ def running(folder: Path, target: str, *, module: str) -> Iterator[tuple[str, Me
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
+
+
+@contextlib.contextmanager
+def fitting(folder: Path, target: Target, *, module: str) -> Iterator[Server]:
+    """A running endpoint that is held to its target; without the limit of memory if it does not start within that.
+
+    What does not fit is a result, not the end of a run: its memory is then measured, and stands beside the limit.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(running(folder, target.name, module=module, held_to=target))
+        except ValueError:
+            if target.memory_mb is None:
+                raise
+            lifted = running(folder, target.name, module=module, held_to=target, memory_limit=False)
+            server = stack.enter_context(lifted)
+        yield server
 
 
 def felt(
@@ -88,10 +151,12 @@ def felt(
     quiet p95 where there is no KPI), sought from a quarter of what the engine alone (`engine_ms` a text) would do.
     """
     module = "deshi.serve.run" if target.serves_with_ray else "deshi.serve.process"
-    with running(folder, target.name, module=module) as (base, memory):
-        url = f"{base}/classify"
+    with fitting(folder, target, module=module) as server:
+        url = f"{server.url}/classify"
         in_own_process("open", url, texts, rps=min(peak_rps, 20), seconds=2, seed=seed + 1)  # warm-up
+        meter = EnergyMeter()
         samples = in_own_process("open", url, texts, rps=peak_rps, seconds=seconds, seed=seed)
+        joules = meter.joules()
         good = [sample for sample in samples if sample.status == 200]
         if not good:
             raise ValueError(f"the endpoint of {target.name!r} answered none of {len(samples)} requests; see its log")
@@ -132,9 +197,7 @@ def felt(
             high=min(beyond, default=rps),
             how=f"highest open-loop rate with p95 <= {limit:.0f} ms before the network; the next rate tried failed",
         ),
-        memory_mb=Figure(
-            value=memory.peak_mb, unit="MB", how=f"peak {memory.basis} of the serving process tree, start included"
-        ),
+        **server.figures(joules, len(good)),
     )
 
 
@@ -150,8 +213,8 @@ def closed_loop_rate(
     folder: Path, target: str, texts: Sequence[str], *, module: str, clients: int, seconds: float, seed: int
 ) -> Rate:
     """`clients` that each send their next request when they have their answer, against one endpoint."""
-    with running(folder, target, module=module) as (base, _):
-        samples = in_own_process("closed", f"{base}/classify", texts, clients=clients, seconds=seconds, seed=seed)
+    with running(folder, target, module=module) as server:
+        samples = in_own_process("closed", f"{server.url}/classify", texts, clients=clients, seconds=seconds, seed=seed)
     good = [sample.latency_ms for sample in samples if sample.status == 200]
     return Rate(rps=len(good) / seconds, p50_ms=float(np.quantile(good, 0.5)), p99_ms=float(np.quantile(good, 0.99)))
 

@@ -84,11 +84,11 @@ def evaluate(
         raise ValueError(_no_likelihoods(tasks, output_type, wanted))
     with (
         _candidate(folder, serving, served, wanted) as candidate,
-        running(candidate, "evaluated", module="deshi.serve.process") as (url, _),
+        running(candidate, "evaluated", module="deshi.serve.process") as server,
     ):
         model = candidate / MODEL_FOLDER
         return evaluate_endpoint(
-            url, tasks, tokenizer=model, chat=chat, limit=limit, concurrent=served.slots, python=python
+            server.url, tasks, tokenizer=model, chat=chat, limit=limit, concurrent=served.slots, python=python
         )
 
 

@@ -50,6 +50,8 @@ def target_row(lesson: Lesson, each: Contender, target: Target) -> TargetRow:
         latency=latency,
         throughput_rps=rate,
         memory_mb=felt.memory_mb if felt else None,
+        startup_s=felt.startup_s if felt else None,
+        energy_j=felt.energy_j if felt else None,
         size_mb=Figure(
             value=size_mb(each.finalist.folder.path, served.build_ids),
             unit="MB",

@@ -75,6 +75,8 @@ class TargetRow(Frozen):
     latency: LatencyParts | None = None
     throughput_rps: Figure | None = None
     memory_mb: Figure | None = None
+    startup_s: Figure | None = Field(None, description="from the command to its first answer")
+    energy_j: Figure | None = Field(None, description="a request at peak_rps, of the whole machine that tells it")
     size_mb: Figure
     machines: Figure | None = Field(None, description="whole machines for peak_rps within the latency limit")
     cost_per_1000: Figure | None = None

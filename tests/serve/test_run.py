@@ -78,9 +78,9 @@ def test_a_second_service_answers_for_itself(server, tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "other")
     serving = json.loads((tmp_path / "other" / "serving.json").read_text())
     (tmp_path / "other" / "serving.json").write_text(json.dumps(serving | {"name": "other"}))
-    with running(tmp_path / "other", "onprem", module="deshi.serve.run") as (url, _):
+    with running(tmp_path / "other", "onprem", module="deshi.serve.run") as other:
         for _ in range(20):
-            assert ask(url + "/classify", {"input": "who"})[1]["model"] == "other"
+            assert ask(other.url + "/classify", {"input": "who"})[1]["model"] == "other"
             assert ask(server[2] + "/classify", {"input": "who"})[1]["model"] == serving["name"]
 
 

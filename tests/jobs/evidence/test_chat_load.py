@@ -196,13 +196,14 @@ def test_tokens_per_second_by_hand():
 def test_a_real_endpoint_from_a_process_of_its_own(parrot):
     """11 tokens are 7 characters."""
     request = REQUEST | {"max_tokens": 11}
-    with running(parrot, "onprem", module="deshi.serve.process") as (url, memory):
+    with running(parrot, "onprem", module="deshi.serve.process") as server:
+        url = server.url
         samples = in_own_process("open", url, [request], rps=20, seconds=2, seed=0)
         closed = in_own_process("closed", url, [request], clients=8, seconds=1, seed=0)
         refused = in_own_process("open", url, [{"messages": []}], rps=5, seconds=1, seed=0)
     for sample in [*samples, *closed]:
         assert (sample.status, sample.text, sample.tokens) == (200, "Hey 😀ü!", 11)
         assert 0 <= sample.queue_ms < sample.latency_ms and sample.http_ms > 0 <= sample.per_token_ms
-    assert {sample.status for sample in refused} == {400} and memory.peak_mb > 10
+    assert {sample.status for sample in refused} == {400} and server.memory.peak_mb > 10
     with pytest.raises(RuntimeError, match="plain HTTP only"):
         in_own_process("open", "ftp://x", [request], rps=1)

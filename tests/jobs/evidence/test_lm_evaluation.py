@@ -86,10 +86,10 @@ def test_a_running_endpoint_that_tells_none_is_refused(parrot, tmp_path, python)
     likely = task(tmp_path / "tasks", "likely.yaml", "include: base\n")
     task(tmp_path / "tasks", "base", "output_type: loglikelihood\n")
     with (
-        lm_evaluation.running(parrot, "onprem", module="deshi.serve.process") as (url, _),
+        lm_evaluation.running(parrot, "onprem", module="deshi.serve.process") as server,
         pytest.raises(ValueError, match=r"likely.yaml is scored by log-likelihoods \(loglikelihood\), which llamacpp"),
     ):
-        lm_evaluation.evaluate_endpoint(url, likely, tokenizer=parrot / "model", python=python)
+        lm_evaluation.evaluate_endpoint(server.url, likely, tokenizer=parrot / "model", python=python)
 
 
 def test_what_cannot_be_evaluated_is_one_sentence(parrot, tmp_path, python):
