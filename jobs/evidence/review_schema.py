@@ -82,5 +82,5 @@ class Review(Frozen):
     preference: Figure = Field(description="the student's share of the preferred answers, ties left out")
     agreement: Figure = Field(description="Krippendorff's alpha of satisfaction; None of one rater alone")
     experience: Figure | None = Field(None, description="money a month, outside of the business case")
-    files: dict[str, str] = Field(description="file that was read -> its SHA-256")
+    files: dict[str, str] = Field(description="SHA-256 of a file that was read -> its name")
     ratings: tuple[Rating, ...]

@@ -134,6 +134,6 @@ def workbook(items: Sequence[Shown], *, name: str, release: str) -> bytes:
 
 def _write(cell: Cell, words: str) -> Cell:
     """Words as words: a text that begins with "=" must not become a formula, nor may it hold control characters."""
-    cell.value = ILLEGAL_CHARACTERS_RE.sub(" ", words)
+    cell.value = ILLEGAL_CHARACTERS_RE.sub(" ", words.replace("\r\n", "\n"))
     cell.data_type = "s"
     return cell
