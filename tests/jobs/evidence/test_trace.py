@@ -36,13 +36,17 @@ def told(tmp_path_factory):
         mine, taught = answers[row.id], answers["teacher"]
         here = language == "ja"
         drop = f1_score(truth, taught, average="macro") - f1_score(truth, mine, average="macro")
-        part = evidence.models[0].quality.slices[0].model_copy(
-            update={
-                "column": "language",
-                "value": "ja",
-                "n": int(here.sum()),
-                "score": Figure(value=accuracy_score(truth[here], mine[here]), unit="share"),
-            }
+        part = (
+            evidence.models[0]
+            .quality.slices[0]
+            .model_copy(
+                update={
+                    "column": "language",
+                    "value": "ja",
+                    "n": int(here.sum()),
+                    "score": Figure(value=accuracy_score(truth[here], mine[here]), unit="share"),
+                }
+            )
         )
         quality = row.quality.model_copy(
             update={
@@ -54,7 +58,9 @@ def told(tmp_path_factory):
             }
         )
         models.append(row.model_copy(update={"quality": quality}))
-    evidence = evidence.model_copy(update={"models": tuple(models)})
+    passed = next(row for row in evidence.kpis if row.verdict == "PASS")
+    spoken = evidence.verdict.model_copy(update={"decision": "ACCEPT"})
+    evidence = evidence.model_copy(update={"models": tuple(models), "kpis": (passed,), "verdict": spoken})
     (folder / "evidence.json").write_text(evidence.model_dump_json(), encoding="utf-8")
     tables = {
         id: Answered(
@@ -94,7 +100,8 @@ def test_a_number_that_was_changed_is_found_out(told):
     document["models"][0]["quality"]["score"]["value"] += 0.001
     (told / "changed.json").write_text(json.dumps(document))
     assert _trace(told, "/models/0/quality/score", "changed.json").agrees is False
-    document["verdict"]["decision"] = "ACCEPT" if document["verdict"]["decision"] != "ACCEPT" else "REJECT"
+    assert _trace(told, "/verdict/decision").agrees is True
+    document["verdict"]["decision"] = "REJECT"
     (told / "changed.json").write_text(json.dumps(document))
     assert _trace(told, "/verdict/decision", "changed.json").agrees is False
 
