@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import krippendorff
 import numpy as np
+from numpy.typing import NDArray
 
 from deshi.jobs.evidence.figure import Figure, figure_of
 from deshi.jobs.evidence.review_schema import Judged, Opinion, Rating, Review, ReviewKey
@@ -147,11 +148,11 @@ def agreement(rated: Sequence[Sequence[Rating]], *, confidence: float, seed: int
         for rating in ratings:
             for side, judged in enumerate((rating.student, rating.teacher)):
                 counts[place, side, judged.satisfaction - 1] += 1
-    value = _alpha(counts)
+    value = alpha(counts)
     if value is None:
         return _unknown("", "agreement needs two raters of the same items and more than one value")
     rng = np.random.default_rng([seed, 29])
-    drawn = [_alpha(counts[rng.integers(len(counts), size=len(counts))]) for _ in range(ALPHA_RESAMPLES)]
+    drawn = [alpha(counts[rng.integers(len(counts), size=len(counts))]) for _ in range(ALPHA_RESAMPLES)]
     known = [each for each in drawn if each is not None]
     low, high = np.quantile(known, ((1 - confidence) / 2, (1 + confidence) / 2)) if known else (-np.inf, np.inf)
     compared = int((counts[:, 0].sum(axis=1) > 1).sum())
@@ -159,8 +160,8 @@ def agreement(rated: Sequence[Sequence[Rating]], *, confidence: float, seed: int
     return figure_of(found, "", "Krippendorff's alpha of the satisfaction, ordinal, bootstrap over items")
 
 
-def _alpha(counts: Any) -> float | None:
-    """Of counts [items, 2, 5]: how many raters gave each value to each answer."""
+def alpha(counts: NDArray[np.int64]) -> float | None:
+    """Krippendorff's alpha, ordinal, of counts [items, 2, 5]: how many raters gave each value to each answer."""
     units = counts.reshape(-1, counts.shape[-1])
     paired = units[units.sum(axis=1) > 1].sum(axis=0)
     if np.count_nonzero(paired) < 2:

@@ -31,7 +31,7 @@ from openpyxl.worksheet.worksheet import Worksheet
 from deshi.jobs.evidence.review_sample import Shown
 from deshi.serve.texts import text
 
-SHEET_HTML, SHEET_XLSX = "review.html", "review.xlsx"
+SHEET_HTML, SHEET_XLSX, TEMPLATE = "review.html", "review.xlsx", "review_sheet.html"
 SHOWN = ("item", "text", "a", "b")
 ASKED = ("satisfaction_a", "satisfaction_b", "preference", "handled_a", "handled_b")
 COLUMNS = (*SHOWN, *ASKED, "remark")
@@ -72,7 +72,7 @@ def page(items: Sequence[Shown], *, name: str, release: str) -> str:
         "unnamed": both("unnamed"),
         "saved": both("saved"),
     }
-    return environment.get_template(SHEET_HTML).render(
+    return environment.get_template(TEMPLATE).render(
         items=[asdict(item) for item in items],
         name=name,
         release=release,
