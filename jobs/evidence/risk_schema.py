@@ -46,6 +46,7 @@ class Risk(Frozen):
     calibration_after: Figure | None = None
     error_cost_per_1000: Figure | None = Field(None, description="money, weighted by business.error_cost")
     teacher_error_cost_per_1000: Figure | None = None
+    error_cost_difference_per_1000: Figure | None = Field(None, description="less the teacher's, paired row by row")
     explanations: Explanations | None = None
     rare_divergence: Figure | None = Field(
         None, description="full precision and quantized answer differently: share of the rows with the rarest words"
