@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: venv poc poc-chat test check format bench bench-chat bench-losses whole clean
+.PHONY: venv poc poc-chat test check format bench bench-chat bench-evidence bench-losses whole clean
 
 venv: $(STAMP)
 
@@ -47,6 +47,9 @@ bench: venv
 
 bench-chat: venv
 	$(BIN)/python -m deshi.jobs.evidence.bench_chat runs/chat
+
+bench-evidence: venv
+	$(BIN)/python -m deshi.jobs.evidence.bench_evidence runs/trec
 
 bench-losses: venv
 	$(PIP) install --constraint constraints.txt --no-deps liger-kernel

@@ -1,14 +1,12 @@
-"""Statistics of a comparison: intervals, paired differences, non-inferiority, calibration.
+"""Statistics of a comparison: intervals, non-inferiority, calibration.
 
 With `confidence` c an interval holds the value with probability c, each end failing in (1 - c) / 2 of all
 cases. Non-inferiority is read off the same interval that the report shows, so "the drop is below the margin"
 is said wrongly in at most (1 - c) / 2: 2.5% at 0.95, as medicine's regulators ask (a one-sided test at 5% is
 c = 0.90). `rows_needed` plans for the same interval.
 
-A drop is the teacher's score minus the student's, paired row by row; positive is a loss. Bootstraps are BCa
-(Efron 1987), percentile where BCa degenerates or rows abound. A bootstrap knows only the rows it saw: with few
-rows on which teacher and student differ it is too sure (with none, it has width 0), so there an exact binomial
-interval stands beside it.
+Bootstraps are BCa (Efron 1987), percentile where BCa degenerates or rows abound. A drop, the teacher's score minus the
+student's on the same rows, has its interval from `paired_statistics`.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -46,73 +43,6 @@ class Interval:
     low: float
     high: float
     n: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedDrop:
-    """Teacher against student on the same rows."""
-
-    drop: Interval
-    mcnemar_p: float
-    flips_to_wrong: int
-    flips_to_right: int
-
-    @property
-    def discordant_share(self) -> float:
-        """Share of rows on which exactly one of the two is right."""
-        return (self.flips_to_wrong + self.flips_to_right) / self.drop.n
-
-
-def paired_drop(teacher_correct: ArrayLike, student_correct: ArrayLike, *, confidence: float, seed: int) -> PairedDrop:
-    """The drop of a score that is a mean over rows (accuracy): the inputs say row by row who was right."""
-    teacher, student = _one_length(teacher_correct, student_correct)
-    to_wrong, to_right = _flips(teacher, student)
-    drop = mean_interval(teacher.astype(float) - student.astype(float), confidence=confidence, seed=seed)
-    return PairedDrop(
-        drop=_widened(drop, to_wrong, to_right, confidence),
-        mcnemar_p=mcnemar_p(to_wrong, to_right),
-        flips_to_wrong=to_wrong,
-        flips_to_right=to_right,
-    )
-
-
-def paired_score_drop(
-    score: Score,
-    labels: ArrayLike,
-    teacher_predictions: ArrayLike,
-    student_predictions: ArrayLike,
-    *,
-    confidence: float,
-    seed: int,
-    resamples: int = 1999,
-) -> PairedDrop:
-    """The drop of any `score(labels, predictions)`, macro F1 say: rows are resampled and both scored again.
-
-    With few differing rows the interval is at least as wide as that of the accuracy drop, which has an exact
-    one.
-    """
-    truth, teacher = _one_length(labels, teacher_predictions)
-    _, student = _one_length(labels, student_predictions)
-
-    def drop_of(rows: NDArray[np.int64]) -> float:
-        return score(truth[rows], teacher[rows]) - score(truth[rows], student[rows])
-
-    rows = np.arange(len(truth))
-    drop = bootstrap((rows,), drop_of, confidence, seed, resamples, vectorized=False)
-    to_wrong, to_right = _flips(teacher == truth, student == truth)
-    return PairedDrop(
-        drop=_widened(drop, to_wrong, to_right, confidence),
-        mcnemar_p=mcnemar_p(to_wrong, to_right),
-        flips_to_wrong=to_wrong,
-        flips_to_right=to_right,
-    )
-
-
-def mcnemar_p(flips_to_wrong: int, flips_to_right: int) -> float:
-    """Exact two-sided McNemar test that flips go both ways alike; 1 without flips."""
-    if flips_to_wrong + flips_to_right == 0:
-        return 1.0
-    return float(mcnemar([[0, flips_to_wrong], [flips_to_right, 0]], exact=True).pvalue)
 
 
 def non_inferior(low: float, high: float, margin: float) -> Outcome:
@@ -161,7 +91,7 @@ def score_interval(
     score: Score, labels: ArrayLike, predictions: ArrayLike, *, confidence: float, seed: int, resamples: int = 1999
 ) -> Interval:
     """Any `score(labels, predictions)` with its bootstrap interval over rows."""
-    truth, told = _one_length(labels, predictions)
+    truth, told = one_length(labels, predictions)
 
     def score_of(rows: NDArray[np.int64]) -> float:
         return score(truth[rows], told[rows])
@@ -196,7 +126,7 @@ def ratio_of_medians_interval(
 
     Pairs are resampled together, so that what slowed both of them down cancels.
     """
-    mine, reference = (array.astype(float) for array in _one_length(times, reference_times))
+    mine, reference = (array.astype(float) for array in one_length(times, reference_times))
 
     def ratio(a: Floats, b: Floats, axis: int = -1) -> Floats:
         return np.median(a, axis=axis) / np.median(b, axis=axis)
@@ -214,7 +144,7 @@ def expected_calibration_error(
     again.
     """
     given = np.asarray(probabilities, dtype=float)
-    truth, predictions = _one_length(labels, given.argmax(axis=1))
+    truth, predictions = one_length(labels, given.argmax(axis=1))
     sure, right = given.max(axis=1), (predictions == truth).astype(float)
     bin_of = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
     gap = right - sure
@@ -230,7 +160,7 @@ def expected_calibration_error(
 
 def kl_rows(teacher_log_probs: ArrayLike, student_log_probs: ArrayLike) -> Floats:
     """KL(teacher || student) of each row, nats, from log-probabilities [n, k]; where p = 0 it adds 0."""
-    teacher, student = _one_length(teacher_log_probs, student_log_probs)
+    teacher, student = one_length(teacher_log_probs, student_log_probs)
     log_p, log_q = teacher.astype(float), student.astype(float)
     possible = log_p > -np.inf
     terms = np.zeros_like(log_p)
@@ -294,28 +224,8 @@ def bootstrap(
     return Interval(value=value, low=float(ends.low), high=float(ends.high), n=n)
 
 
-def _widened(drop: Interval, to_wrong: int, to_right: int, confidence: float) -> Interval:
-    """With few flips: the wider of the bootstrap and the exact interval, each end further out.
-
-    The drop of accuracy is P(to wrong) - P(to right). Each has a Clopper-Pearson interval at half the error,
-    so that the difference of their far ends is right for every number of rows (Bonferroni).
-    """
-    if to_wrong + to_right >= FEW_FLIPS:
-        return drop
-    (worse_low, worse_high), (better_low, better_high) = (
-        stats.binomtest(flips, drop.n).proportion_ci(confidence_level=(1 + confidence) / 2, method="exact")
-        for flips in (to_wrong, to_right)
-    )
-    low, high = min(drop.low, worse_low - better_high), max(drop.high, worse_high - better_low)
-    return Interval(value=drop.value, low=float(low), high=float(high), n=drop.n)
-
-
-def _flips(teacher_correct: NDArray[Any], student_correct: NDArray[Any]) -> tuple[int, int]:
-    teacher, student = teacher_correct.astype(bool), student_correct.astype(bool)
-    return int(np.sum(teacher & ~student)), int(np.sum(~teacher & student))
-
-
-def _one_length(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+def one_length(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both as arrays; ValueError if they are not of one length above 0."""
     one, other = np.asarray(first), np.asarray(second)
     if len(one) != len(other):
         raise ValueError(f"{len(one)} rows are compared with {len(other)}; give both the same rows in the same order")

@@ -14,6 +14,7 @@ from string import Formatter
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
+from deshi.serve.gate_texts import GATE_TEXTS
 from deshi.serve.judging_texts import JUDGING_TEXTS
 from deshi.serve.language_model_texts import LANGUAGE_MODEL_TEXTS
 from deshi.serve.page_texts import PAGE_TEXTS
@@ -33,6 +34,7 @@ class Text(NamedTuple):
 
 # Each part is a file of its own topic: key -> (Japanese, English).
 PARTS: tuple[Mapping[str, tuple[str, str]], ...] = (
+    GATE_TEXTS,
     JUDGING_TEXTS,
     LANGUAGE_MODEL_TEXTS,
     PAGE_TEXTS,

@@ -72,7 +72,7 @@ def compare(
     told = {"chosen" if each is winner else each.id: asked[each.id] for each in contenders}
     rows = [model_row(lesson, each, told[name].quality, id=name) for each, name in zip(contenders, told, strict=True)]
     kpis = kpi_rows(rows[0], recipe.kpi, recipe.targets, margin=recipe.margin, currency=recipe.business.currency)
-    spoken = verdict(kpis, confidence=recipe.kpi.quality.confidence)
+    spoken = verdict(kpis, slices=rows[0].quality.slices, confidence=recipe.kpi.quality.confidence)
     found = Evidence(
         name=recipe.name,
         task=recipe.task,

@@ -16,6 +16,7 @@ from deshi.jobs.evidence.schema import KpiRow, KpiVerdict, ModelRow, TargetRow
 from deshi.serve.kpi import Kpi, Target
 from deshi.serve.statistics import non_inferior
 
+HARMED = "counts those that drop more than the other rows (score test, Holm, 5%) and by more than the margin"
 MEASURES = {"kl_mean": "nats", "perplexity_ratio": "ratio"}  # figures of quality beside the drop -> unit
 
 
@@ -56,6 +57,7 @@ def kpi_rows(
         rows += _operations(f"memory_mb.{target.name}", memory, memory_limit(kpi, target), unit="MB")
         rows += _operations(f"cost_per_1000.{target.name}", cost, kpi.cost_per_1000.get(target.name), unit=currency)
     rows += _risk("worst_slice", _worst_slice(row))
+    rows += _harmed_slices(row, margin)
     rows += _risk("calibration_error", quality.calibration_error)
     return tuple(rows)
 
@@ -126,6 +128,32 @@ def _worst_slice(row: ModelRow) -> Figure | None:
     worst = max(row.quality.slices, key=lambda part: surest(part.drop))
     where = f"{worst.column} = {worst.value}"
     return worst.drop.model_copy(update={"how": f"{where}; {worst.drop.how}" if worst.drop.how else where})
+
+
+def _harmed_slices(row: ModelRow, margin: float | None) -> list[KpiRow]:
+    """How many slices are harmed; no target where there is no margin, nor where every slice is too small to judge."""
+    slices = row.quality.slices
+    if not slices:
+        return []
+    judged = sum(part.harm_p is not None for part in slices)
+    harmed = sum(part.harmed for part in slices)
+    gates = margin is not None and judged > 0
+    return [
+        KpiRow(
+            axis="risk",
+            name="harmed_slices",
+            limit=0 if gates else None,
+            limit_is="at most",
+            figure=Figure(
+                value=harmed if judged else None,
+                unit="",
+                n=judged,
+                basis="computed" if judged else "not measured",
+                how=f"of {len(slices)} slices, {judged} large enough to be judged; {HARMED}",
+            ),
+            verdict=("FAIL" if harmed else "PASS") if gates else "NO TARGET",
+        )
+    ]
 
 
 def _largest(places: Sequence[TargetRow]) -> Figure | None:

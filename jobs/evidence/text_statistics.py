@@ -18,7 +18,7 @@ most as much as a coin of the same mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,7 @@ from scipy import stats
 
 from deshi.jobs.evidence.figure import figure_of
 from deshi.jobs.evidence.schema import SliceRow
+from deshi.jobs.evidence.slice_harm import members, share_harms
 from deshi.jobs.evidence.text_scores import TokenScores
 from deshi.serve.statistics import FEW_FLIPS, RESAMPLES, Floats, Interval, bootstrap
 
@@ -142,33 +143,38 @@ def kl_quantiles(told: TokenScores, quantiles: Sequence[float], *, confidence: f
 
 
 def text_slices(
-    told: TokenScores, columns: dict[str, Sequence[str | None]], *, confidence: float, seed: int
+    told: TokenScores,
+    columns: Mapping[str, Sequence[str | None]],
+    *,
+    margin: float | None,
+    confidence: float,
+    seed: int,
 ) -> tuple[SliceRow, ...]:
     """For each value of each slice column (a value a row of the split): same top, and how much the teacher loses so.
 
     The teacher agrees with itself everywhere, so its score is 1 and the paired drop is 1 - same_top.
     """
     assert told.same_top is not None, "scores without a teacher"
+    hits, tokens = by_row(told.same_top, told.row)
+    rows = np.unique(told.row)
+    parts = members({column: [values[row] for row in rows] for column, values in columns.items()})
+    harms = share_harms(tokens - hits, tokens, list(parts.values()), margin) if parts else []
     found = []
-    for column, told_values in columns.items():
-        values = np.array([value or "" for value in told_values])[told.row]
-        for value in np.unique(values).tolist():
-            here = values == value
-            hits, tokens = by_row(told.same_top[here], told.row[here])
-            share = share_interval(hits, tokens, confidence=confidence, seed=seed)
-            drop = Interval(value=1 - share.value, low=1 - share.high, high=1 - share.low, n=share.n)
-            found.append(
-                SliceRow(
-                    column=column,
-                    value=value,
-                    n=share.n,
-                    score=figure_of(
-                        share, "share", "same likeliest token as the teacher, bootstrap over the slice's rows"
-                    ),
-                    teacher_score=1.0,
-                    drop=figure_of(drop, "share", "1 - same top, bootstrap over the slice's rows"),
-                )
+    for ((column, value), here), harm in zip(parts.items(), harms, strict=True):
+        share = share_interval(hits[here], tokens[here], confidence=confidence, seed=seed)
+        drop = Interval(value=1 - share.value, low=1 - share.high, high=1 - share.low, n=share.n)
+        found.append(
+            SliceRow(
+                column=column,
+                value=value,
+                n=share.n,
+                score=figure_of(share, "share", "same likeliest token as the teacher, bootstrap over the slice's rows"),
+                teacher_score=1.0,
+                drop=figure_of(drop, "share", "1 - same top, bootstrap over the slice's rows"),
+                harm_p=harm.p,
+                harmed=harm.harmed,
             )
+        )
     return tuple(found)
 
 

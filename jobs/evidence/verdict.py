@@ -14,7 +14,7 @@ from scipy import stats
 
 from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.numbers import digits
-from deshi.jobs.evidence.schema import Decision, KpiRow, KpiVerdict, Reason, Verdict
+from deshi.jobs.evidence.schema import Decision, KpiRow, KpiVerdict, Reason, SliceRow, Verdict
 from deshi.serve.statistics import rows_needed
 
 _SUBJECTS = {
@@ -55,6 +55,9 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         + "astride the limit of {limit}, the estimate not below it: more rows would sooner reject",
         "drop.unmeasured": "the drop of the score was not measured, so the limit of {limit} points is not "
         "shown to hold",
+        "harmed_slices.pass": "no slice of the {n} that are large enough to be judged is harmed",
+        "harmed_slices.fail": "slice {slice} (n = {n}) is harmed: it drops by {value} points ({low} to {high}), more "
+        "than the other rows and beyond the limit of {limit}",
         "projected": "the figures of {target} are projected, not measured: this machine cannot reproduce it",
     }
     | {
@@ -70,11 +73,12 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def verdict(rows: Sequence[KpiRow], *, confidence: float) -> Verdict:
+def verdict(rows: Sequence[KpiRow], *, slices: Sequence[SliceRow], confidence: float) -> Verdict:
     """REJECT if any KPI fails, else INCONCLUSIVE if any is undecided, else ACCEPT; its reasons are those KPIs.
 
     Args:
         rows: all KPI rows of the chosen model on the test rows, from `kpi_rows`.
+        slices: those of the chosen model; each harmed one is a reason of its own.
         confidence: of the intervals; plans the rows that would settle an inconclusive figure of quality.
     """
     verdicts = {row.verdict for row in rows}
@@ -90,7 +94,13 @@ def verdict(rows: Sequence[KpiRow], *, confidence: float) -> Verdict:
         for row in rows
         if row.axis == "quality" and row.verdict == "INCONCLUSIVE" and row.limit is not None
     }
-    reasons = [_reason(row, needed.get(row.name)) for row in speaking]
+    margin = next((row.limit for row in rows if row.name == "drop"), None)
+    reasons = []
+    for row in speaking:
+        if row.name == "harmed_slices" and row.verdict == "FAIL":
+            reasons += [_harmed(part, margin) for part in slices if part.harmed]
+        else:
+            reasons.append(_reason(row, needed.get(row.name)))
     projected = dict.fromkeys(_target(row) for row in speaking if row.figure.basis == "projected" and _target(row))
     reasons += [_sentence("projected", {"target": target}) for target in projected]
     settled = [count for count in needed.values() if count is not None]
@@ -117,13 +127,23 @@ def _reason(row: KpiRow, needed: int | None) -> Reason:
     if row.axis == "quality" and outcome == "inconclusive" and needed is None:
         outcome = "inconclusive_above"
     scale, decimals = (100, 2) if kind == "drop" else (1, None)
-    numbers = {"value": figure.value, "low": figure.low, "high": figure.high, "limit": row.limit}
+    values = _numbers(figure, row.limit, scale, decimals)
+    values |= {"target": _target(row), "unit": figure.unit, "rows": "" if needed is None else f"{needed:,}"}
+    return _sentence(f"{kind}.{outcome}", values)
+
+
+def _harmed(part: SliceRow, margin: float | None) -> Reason:
+    named = {"slice": f"{part.column} = {part.value}", "n": f"{part.n:,}"}
+    return _sentence("harmed_slices.fail", named | _numbers(part.drop, margin, 100, 2))
+
+
+def _numbers(figure: Figure, limit: float | None, scale: float, decimals: int | None) -> dict[str, str]:
+    numbers = {"value": figure.value, "low": figure.low, "high": figure.high, "limit": limit}
     if figure.low is not None or figure.high is not None:  # an end that could not be had is infinite
         numbers |= {"low": -math.inf if figure.low is None else figure.low}
         numbers |= {"high": math.inf if figure.high is None else figure.high}
-    values = {name: "?" if number is None else digits(scale * number, decimals) for name, number in numbers.items()}
-    values |= {"target": _target(row), "unit": figure.unit, "rows": "" if needed is None else f"{needed:,}"}
-    return _sentence(f"{kind}.{outcome}", values)
+    told = {name: "?" if number is None else digits(scale * number, decimals) for name, number in numbers.items()}
+    return told | {"n": "" if figure.n is None else f"{figure.n:,}"}
 
 
 def _sentence(code: str, values: dict[str, str]) -> Reason:

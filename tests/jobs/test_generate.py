@@ -170,7 +170,7 @@ def model(**figures: tuple[float, float, float]) -> ModelRow:
 def test_every_figure_of_quality_that_has_a_limit_has_a_say(kl, decision, code):
     kpi = Kpi(quality=QualityKpi(kl_mean=0.5, same_top=0.8))
     rows = kpi_rows(model(kl_mean=kl), kpi, (), margin=0.2, currency="JPY")
-    spoken = verdict(rows, confidence=0.95)
+    spoken = verdict(rows, slices=(), confidence=0.95)
     assert spoken.decision == decision
     assert code in [reason.code for reason in spoken.reasons]
     assert (spoken.rows_needed is not None) == (code == "kl_mean.inconclusive")

@@ -137,3 +137,5 @@ def test_the_worst_slice_is_the_one_surest_to_be_worse():
     assert rows["worst_slice"].figure.how == "fine = harmed"
     assert rows["worst_slice"].verdict == rows["calibration_error"].verdict == "NO TARGET"
     assert rows["worst_slice"].axis == rows["calibration_error"].axis == "risk"
+    assert rows["harmed_slices"].verdict == "NO TARGET"  # nothing was large enough to be judged, so nothing is held
+    assert rows["harmed_slices"].figure.value is None and rows["harmed_slices"].figure.basis == "not measured"

@@ -171,7 +171,7 @@ def test_slices_say_where_the_agreement_is_lost():
     row = np.repeat(np.arange(60), sizes)
     topic = ["sport" if each % 3 else None for each in range(60)] + ["never asked"]
     same = rng.random(len(row)) < np.where(row % 3, 0.9, 0.4)
-    found = text_slices(scored(row, row, row, same), {"topic": topic}, **SURE)
+    found = text_slices(scored(row, row, row, same), {"topic": topic}, margin=0.2, **SURE)
     assert [(each.column, each.value, each.n) for each in found] == [("topic", "", 20), ("topic", "sport", 40)]
     for each, here in zip(found, (row % 3 == 0, row % 3 != 0), strict=True):
         share = same[here].mean()
@@ -180,6 +180,10 @@ def test_slices_say_where_the_agreement_is_lost():
         assert (each.drop.low, each.drop.high) == pytest.approx((1 - each.score.high, 1 - each.score.low))
         assert each.drop.low < each.drop.value < each.drop.high
     assert found[0].drop.low > found[1].drop.high
+    assert [each.harmed for each in found] == [True, False]
+    assert found[0].harm_p < 1e-4 and found[1].harm_p > 0.9
+    ungated = text_slices(scored(row, row, row, same), {"topic": topic}, margin=None, **SURE)
+    assert [each.harm_p for each in ungated] == [each.harm_p for each in found] and not ungated[0].harmed
 
 
 def test_nothing_has_no_mean():
