@@ -201,14 +201,15 @@ def judge(
 @app.command()
 def report(
     run: Run,
-    lang: Annotated[Literal["ja", "en"], typer.Option(help="language of the page")] = "en",
+    lang: Annotated[Literal["ja", "en"], typer.Option(help="language; the page holds both and shows it first")] = "ja",
+    form: Annotated[Literal["html", "md", "json", "xlsx"], typer.Option("--format")] = "html",
     out: Annotated[Path | None, typer.Option(help="file to write; default report.html in the run's folder")] = None,
 ) -> None:
-    """Write report.html from a run's evidence.json."""
+    """Write the report from a run's evidence.json, which must be as the release was judged by."""
     with _refusals():
         from deshi.jobs.run_folder import write_report
 
-        typer.echo(write_report(run, lang=lang, out=out))
+        typer.echo(write_report(run, lang=lang, out=out, form=form))
 
 
 @app.command()

@@ -109,11 +109,8 @@ def table(found: Review) -> str:
 
 def write_reports(run: str) -> list[str]:
     """Writes the run's pages again, now that people were asked, and returns their paths."""
-    folder, _, _ = run_folder.verified(run)
-    return [
-        run_folder.write_report(run, lang="en", out=None),
-        run_folder.write_report(run, lang="ja", out=folder / "report.ja.html"),
-    ]
+    run_folder.verified(run)
+    return [run_folder.write_report(run, lang="ja", out=None)]
 
 
 def _pairs(folder: Path, evidence: Evidence, texts: Sequence[str]) -> list[Pair]:

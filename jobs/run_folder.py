@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.split import table_fingerprint
-from deshi.jobs.evidence import report
+from deshi.jobs.evidence import formats
 from deshi.jobs.evidence.compare import Comparison
+from deshi.jobs.evidence.formats import Format
+from deshi.jobs.evidence.review_schema import REVIEW_FILE, Review
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.ladder import Line
 from deshi.jobs.recipe import Recipe
@@ -109,8 +111,7 @@ class RunFolder:
                 commit=evidence.commit,
             ),
         )
-        report.write(self.path / EVIDENCE_FILE, self.path / "report.html", "en")
-        report.write(self.path / EVIDENCE_FILE, self.path / "report.ja.html", "ja")
+        write_report(str(self.path), lang="ja", out=None)
         self._upload(released)
         return released
 
@@ -141,14 +142,33 @@ def release_of(run: str) -> Path:
     return found
 
 
-def write_report(run: str, *, lang: Language, out: Path | None) -> str:
-    """Writes the page from a run's evidence and returns its path.
+def write_report(run: str, *, lang: Language, out: Path | None, form: Format = "html") -> str:
+    """Writes the report from a run's evidence and returns its path.
 
     Raises:
-        ValueError: if the run has no evidence.
+        ValueError: if the run has no evidence, or none of its releases was judged by it as it stands.
     """
     folder = _local(run)
-    return str(report.write(folder / EVIDENCE_FILE, out or folder, lang))
+    folder = folder.parent if (folder / SERVING_FILE).is_file() else folder
+    evidence = folder / EVIDENCE_FILE
+    judged = _releases_judged_by(folder) if evidence.is_file() else {}
+    if evidence.is_file() and file_digest(evidence) not in judged:
+        raise ValueError(
+            f"{evidence} is not the file that a release of this run was judged by, and a report is made from evidence "
+            f"that verifies only; run the recipe again"
+        )
+    review = None
+    if judged and (folder / REVIEW_FILE).is_file():
+        said = Review.model_validate_json((folder / REVIEW_FILE).read_text(encoding="utf-8"))
+        review = said if said.release == judged.get(file_digest(evidence)) else None  # else of an earlier release
+    return str(formats.write(evidence, out or folder, lang, form, review=review))
+
+
+def _releases_judged_by(folder: Path) -> dict[str | None, str]:
+    """Digest of the evidence that a release names -> of its manifest. An accepted release stays beside later ones."""
+    release.find(folder / RELEASE_FOLDER)
+    manifests = folder.glob(f"{RELEASE_FOLDER}*/{MANIFEST_FILE}")
+    return {Manifest.read(path.parent).lineage.get("evidence"): file_digest(path) for path in manifests}
 
 
 def verify(run: str) -> str:

@@ -110,8 +110,8 @@ SECTION_TEXTS: dict[str, tuple[str, str]] = {
     "slices.worse": ("基準超え", "beyond"),
     "slices.unproven": ("未確認", "unproven"),
     "slices.small": (
-        "{n}行未満のため結論を出せない区分（{count}件）：",
-        "Under {n} rows, so unproven ({count} slices):",
+        "行数が少なく結論を出せない区分（{count}件）：",
+        "Too few rows to prove anything ({count} slices):",
     ),
     "slices.all": ("全モデルの区分別の値を開く", "All models, every slice"),
     "slices.empty": ("区分は指定されていません。", "The recipe names no slice."),

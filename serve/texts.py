@@ -255,6 +255,7 @@ TEXTS: Mapping[str, Text] = MappingProxyType(
         "quantity.kpi": Text("KPI:{name}", "KPI: {name}"),
         "list.parts": Text("。", "; "),
         "list.comma": Text("、", ", "),
+        "list.colon": Text("：", ": "),
         "list.arrow": Text(" → ", " → "),
     }
     | {key: Text(*said) for part in PARTS for key, said in part.items()}

@@ -96,7 +96,8 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path):
         f"for name in {modules!r}:\n"
         "    module = importlib.import_module(name)\n"
         "    assert str(site) in module.__file__, (name, module.__file__)\n"
-        "data = ('jobs/evidence/report.html', 'cluster/runtime_env.yaml')\n"
+        "page = [f'jobs/evidence/page/{name}' for name in ('page.html', 'style.css', 'report.md')]\n"
+        "data = (*page, 'cluster/runtime_env.yaml')\n"
         "print(all((site / 'deshi' / name).is_file() for name in data))"
     )
     told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=300)

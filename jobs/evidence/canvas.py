@@ -12,7 +12,7 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -161,12 +161,17 @@ def label(axes: Axes, x: float, y: float, words: str, taken: list[Box], *, colou
     )
 
 
-def inline_svg(canvas: Canvas, name: str, title: str) -> str:
-    """The canvas as `<svg>`: no prolog, no metadata, no font names, ids that no other picture of the page has."""
+def inline_svg(canvas: Canvas, name: str, title: str, hints: Mapping[str, str] | None = None) -> str:
+    """The canvas as `<svg>`: no prolog, no metadata, no font names, ids that no other picture of the page has.
+
+    `hints` says what a mark tells when a pointer rests on it, by the `gid` that the mark was drawn with.
+    """
     buffer = io.StringIO()
     canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    for gid, words in (hints or {}).items():
+        svg = svg.replace(f'<g id="{gid}">', f"<g><title>{escape(words)}</title>")
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg).replace("xlink:href", "href")
     svg = re.sub(r"font-family: [^;\"]*(; )?", "", svg)

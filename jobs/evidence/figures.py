@@ -1,4 +1,4 @@
-"""The report's pictures: Pareto front, waterfall of the stages, interval plot of the drop, latency split.
+"""The report's pictures beside the Pareto front: waterfall of the stages, interval plot of the drop, latency split.
 
 Pure functions from the evidence to an inline `<svg>`, or to nothing where the evidence holds nothing to draw.
 Colours are Okabe and Ito's (2008), which colour-blind readers tell apart, and no meaning hangs on a colour alone.
@@ -6,7 +6,6 @@ Colours are Okabe and Ito's (2008), which colour-blind readers tell apart, and n
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -18,11 +17,7 @@ from deshi.jobs.evidence.canvas import (
     MUTED,
     beside,
     blank,
-    box_of,
     inline_svg,
-    label,
-    log_ticks,
-    plane,
     rows,
     settings,
     width_of,
@@ -62,78 +57,6 @@ def drop_status(low: float | None, high: float | None, margin: float | None) -> 
     return {"PASS": "held", "FAIL": "worse", "INCONCLUSIVE": "unproven"}[non_inferior(low, high, margin)]
 
 
-def pareto(evidence: Evidence, lang: Language, x: Literal["latency_ms", "size_mb"]) -> str:
-    """Validation score over engine latency or size of every trial; teacher and controls, hollow, by the test rows."""
-    if not evidence.front:
-        return ""
-    trials = [(getattr(trial, x), trial.score, trial) for trial in evidence.front]
-    front = sorted((place, score) for place, score, trial in trials if trial.on_front)
-    chosen = [(place, score) for place, score, trial in trials if trial.chosen]
-    references = _references(evidence, x)
-    marks = front + chosen + [(place, score) for _, place, score in references]
-    scores = [score for _, score in marks] or [score for _, score, _ in trials]
-    pad = 0.12 * max(max(scores) - min(scores), 0.02)
-    # Untrained trials can score like chance; they would squeeze the front, so they stand on the floor as triangles.
-    floor, ceiling = min(scores) - pad, max([*scores, *(score for _, score, _ in trials)]) + pad
-    places = [place for place, _, _ in trials] + [place for _, place, _ in references]
-    ends = (min(places) / 1.5, max(places) * 1.8)
-    with settings():
-        canvas = blank(500, 350)
-        axes = plane(canvas, (58, 48, 482, 336))
-        axes.set_xscale("log")
-        axes.set(xlim=ends, ylim=(floor, ceiling))
-        axes.set_xticks(ticks := log_ticks(*ends), [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
-        axes.yaxis.set_major_formatter(lambda value, _: written(value, PERCENT, lang))
-        axes.set_xlabel(text(f"pareto.x.{x}", lang), color=MUTED, labelpad=8)
-        for marker, points in (
-            (
-                "o",
-                [(place, score) for place, score, trial in trials if score >= floor and not trial.on_front],
-            ),
-            ("v", [(place, floor + pad / 4) for place, score, _ in trials if score < floor]),
-        ):
-            axes.plot(*_columns(points), marker, color=GREY, markersize=5)
-        best = [here for i, here in enumerate(front) if all(score < here[1] for _, score in front[:i])]
-        axes.plot(*_columns(best), drawstyle="steps-post", color=SKY, linewidth=1.5)
-        axes.plot(*_columns(front), "o", color=BLUE, markersize=7, markeredgecolor="white", markeredgewidth=0.8)
-        taken = [box_of(axes, place, score, 6) for place, score in marks]
-        taken += [box_of(axes, place, score, 3) for place, score, _ in trials]
-        for (x0, y0), (x1, y1) in itertools.pairwise(best):
-            (left, floor_px, _, _), (right, roof_px, _, _) = box_of(axes, x0, y0, 0), box_of(axes, x1, y1, 0)
-            taken += [(left, floor_px - 2, right, floor_px + 2), (right - 2, floor_px, right + 2, roof_px)]
-        for place, score in chosen:
-            axes.plot([place], [score], "*", color=BLUE, markersize=18, markeredgecolor="white")
-            name = named("model.chosen", evidence.verdict.decision, lang)
-            label(axes, place, score, name, taken, colour=BLUE, weight="bold")
-        for row, place, score in references:
-            marker, colour = ("s", INK) if row.role == "teacher" else ("D", VERMILLION)
-            axes.plot(
-                [place],
-                [score],
-                marker,
-                color=colour,
-                markersize=7,
-                markerfacecolor="white",
-                markeredgewidth=1.6,
-            )
-            label(axes, place, score, model_name(evidence, row, lang), taken, colour=colour, weight="normal")
-        score_name = named("score", evidence.score_name, lang)
-        return inline_svg(canvas, f"pareto-{x}", text("pareto.y", lang, score=score_name))
-
-
-def _references(evidence: Evidence, x: str) -> list[tuple[ModelRow, float, float]]:
-    """The teacher and the controls: row, place on the horizontal axis (first target), score on the test rows."""
-    found = []
-    for row in evidence.models:
-        if row.role == "chosen" or not row.targets or row.quality.score.value is None:
-            continue
-        place = (row.targets[0].engine_ms if x == "latency_ms" else row.targets[0].size_mb).value
-        if place:
-            found.append((row, place, row.quality.score.value))
-    return found
-
-
 def waterfall(evidence: Evidence, lang: Language) -> str:
     """Score, latency, size and cost after each stage of the winner: four panels over shared rows."""
     steps = evidence.waterfall
@@ -163,7 +86,7 @@ def waterfall(evidence: Evidence, lang: Language) -> str:
                 for y, name in enumerate(names):
                     beside(axes, name, y, end=0, across=-12, side="right")
             _stage_values(axes, values, style, lang, from_zero=column > 0)
-        return inline_svg(canvas, "waterfall", text("waterfall.title", lang))
+        return inline_svg(canvas, f"{lang}-waterfall", text("waterfall.title", lang))
 
 
 def _stage_values(axes: Axes, values: Sequence[float | None], style: Style, lang: Language, *, from_zero: bool) -> None:
@@ -235,7 +158,7 @@ def drops(evidence: Evidence, lang: Language) -> str:
                 side="right",
                 weight=weight,
             )
-        return inline_svg(canvas, "drops", text("quality.drops", lang))
+        return inline_svg(canvas, f"{lang}-drops", text("quality.drops", lang))
 
 
 def latency_split(evidence: Evidence, lang: Language) -> str:
@@ -292,14 +215,10 @@ def latency_split(evidence: Evidence, lang: Language) -> str:
             beside(axes, name, y, end=0, across=-12, side="right")
             if y == 0 or bars[y - 1][0] != target:
                 beside(axes, target, y, end=0, across=4 - left, side="left", weight="bold")
-        return inline_svg(canvas, "latency", text("targets.figure", lang))
+        return inline_svg(canvas, f"{lang}-latency", text("targets.figure", lang))
 
 
 def _parts(latency: LatencyParts) -> list[float]:
     """In the order of PART_COLOURS."""
     parts = (latency.engine_p95, latency.queue_p95, latency.http_p95, latency.network)
     return [part.value or 0.0 for part in parts]
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [place for place, _ in points], [score for _, score in points]

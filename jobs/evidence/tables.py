@@ -1,25 +1,22 @@
-"""What the tables and lists of the report hold: rows picked from the evidence, worded in a language.
+"""What the tables of the report hold: rows picked from the evidence, worded in a language.
 
-Pure functions of the evidence. The list of limits is drawn from the same rows: a target that was projected, a slice
-too small to settle, a KPI without a target, each becomes a sentence of its own.
+Pure functions of the evidence, which a `Shown` carries together with the language and the places of its numbers.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import yaml
+from markupsafe import Markup, escape
 
 from deshi.jobs.evidence.figure import Figure
-from deshi.jobs.evidence.figures import drop_status, margin_of
-from deshi.jobs.evidence.numbers import FINE_PERCENT, PERCENT, POINTS, Style, digits, style_of, written
+from deshi.jobs.evidence.numbers import FINE_PERCENT, PERCENT, POINTS, Style, style_of
 from deshi.jobs.evidence.schema import Evidence, KpiRow, LatencyParts, ModelRow, Reason, SliceRow, TargetRow
-from deshi.serve.texts import TEXTS, Language, named, recorded, text
+from deshi.jobs.evidence.shown import Shown
+from deshi.serve.texts import TEXTS, Language, named, text
 
-Facts = list[tuple[str, str]]
 SMALL_SLICE = 20  # rows; below, not even a perfect slice proves a drop of less than five points
 STYLES = {
     "score": PERCENT,
@@ -50,19 +47,30 @@ def place_figure(place: TargetRow, quantity: str) -> Figure | None:
     return getattr(place, quantity)
 
 
-def chain(stages: Sequence[str], lang: Language) -> str:
-    """`distil -> prune -> quantize`."""
-    return text("list.arrow", lang).join(named("stage", stage, lang) for stage in stages)
+def place_figures(place: TargetRow) -> list[Figure]:
+    """Those of PLACE that there are."""
+    return [figure for quantity in PLACE if (figure := place_figure(place, quantity)) is not None]
 
 
-def kpi_name(row: KpiRow, lang: Language) -> str:
+def is_projected(place: TargetRow) -> bool:
+    """Whether any figure of the target was not measured on it."""
+    return "projected" in {figure.basis for figure in place_figures(place)}
+
+
+def chain(stages: Sequence[str], s: Shown) -> Markup:
+    """`distil -> prune -> quantize`; `stages` are a tuple of the evidence's own."""
+    names = [s.quote(named("stage", stage, s.lang), stages, i) for i, stage in enumerate(stages)]
+    return escape(text("list.arrow", s.lang)).join(names)
+
+
+def kpi_name(row: KpiRow, s: Shown) -> Markup:
     """`latency_ms_p95.onprem` as words; a name that has none stays as it is."""
     if f"kpi.{row.name}" in TEXTS:
-        return text(f"kpi.{row.name}", lang)
+        return s.say(f"kpi.{row.name}")
     found = re.fullmatch(r"(\w+)[.:/\[( ]+([\w-]+)[\])]?", row.name)
     if found is None or f"kpi.{found[1]}" not in TEXTS:
-        return row.name
-    return text("kpi.on", lang, name=text(f"kpi.{found[1]}", lang), target=found[2])
+        return s.quote(row.name, row, "name")
+    return s.say("kpi.on", name=s.say(f"kpi.{found[1]}"), target=s.quote(found[2], row, "name"))
 
 
 def kpi_style(row: KpiRow) -> Style:
@@ -77,19 +85,22 @@ def reason(reason: Reason, lang: Language) -> str:
     return text(key, lang, **reason.values) if key in TEXTS else reason.text
 
 
-def builds(place: TargetRow | None) -> list[str]:
+def builds(place: TargetRow | None, s: Shown) -> list[Markup]:
     """The builds that answer on a target, each once."""
-    return list(dict.fromkeys(place.builds.values())) or [place.build] if place else ["–"]
+    if place is None:
+        return [Markup("–")]
+    named_by = {build: s.quote(build, place, "builds", shape) for shape, build in reversed(place.builds.items())}
+    return [named_by[build] for build in dict.fromkeys(place.builds.values())] or [s.quote(place.build, place, "build")]
 
 
-def notices(chosen: ModelRow | None, lang: Language) -> list[str]:
+def notices(chosen: ModelRow | None, s: Shown) -> list[Markup]:
     """What a reader of the verdict must know about the winner's kind."""
     if chosen is None:
-        return [text("notice.no_candidate", lang)]
+        return [s.say("notice.no_candidate")]
     if "static" in (chosen.id, chosen.scheme, *chosen.chain) or chosen.layers == 0:
-        return [text("notice.static", lang)]
+        return [s.say("notice.static")]
     if "distill" not in chosen.chain:
-        return [text("notice.not_distilled", lang, chain=chain(chosen.chain, lang))]
+        return [s.say("notice.not_distilled", chain=chain(chosen.chain, s))]
     return []
 
 
@@ -101,21 +112,24 @@ def slices(e: Evidence, chosen: ModelRow | None) -> dict[str, Any]:
             every.setdefault((row.column, row.value, row.n), {})[model.id] = row
     mine = sorted(
         chosen.quality.slices if chosen else (),
-        key=lambda row: (-(row.drop.value or 0.0), row.column, row.value),
+        key=lambda row: (not row.harmed, -(row.drop.value or 0.0), row.column, row.value),
     )
     return {
-        "every": list(every.items()),
+        "every": list(every.values()),
         "models": [model for model in e.models if model.quality.slices],
         "large": [row for row in mine if row.n >= SMALL_SLICE],
         "small": sorted((row for row in mine if row.n < SMALL_SLICE), key=lambda row: (row.column, row.value)),
-        "least": SMALL_SLICE,
     }
 
 
-def targets(e: Evidence, lang: Language) -> list[dict[str, Any]]:
+def slice_name(row: SliceRow, s: Shown) -> Markup:
+    """`column = value`."""
+    return Markup("{} = {}").format(s.quote(row.column, row, "column"), s.quote(row.value, row, "value"))
+
+
+def targets(e: Evidence, s: Shown) -> Iterator[dict[str, Any]]:
     """One table a target: quantities down, models across; quantities that no model has are left out."""
     stated = {target.get("name"): target for target in e.recipe.get("targets", ())}
-    tables = []
     for name in dict.fromkeys(place.target for model in e.models for place in model.targets):
         columns = [(model, place_of(model, name)) for model in e.models]
         rows = []
@@ -123,32 +137,33 @@ def targets(e: Evidence, lang: Language) -> list[dict[str, Any]]:
             cells = [(model, place_figure(place, quantity) if place else None) for model, place in columns]
             units = [figure.unit for _, figure in cells if figure is not None]
             if units:
-                rows.append((quantity_name(e, quantity, lang), style_of(units[0]), cells))
-        figures = [figure for _, _, cells in rows for _, figure in cells if figure is not None]
-        projected = any(figure.basis == "projected" for figure in figures)
+                rows.append((quantity_name(e, quantity, s.lang), style_of(units[0]), cells))
+        first = next(place for _, place in columns if place is not None)
         chosen = place_of(of_role(e, "chosen"), name)
-        shapes = [(named("shape", shape, lang), build) for shape, build in chosen.builds.items()] if chosen else []
-        facts = _target_facts(stated[name], e.currency, lang) if name in stated else ""
-        tables.append(
-            {
-                "name": name,
-                "columns": columns,
-                "rows": rows,
-                "projected": projected,
-                "facts": facts,
-                "shapes": shapes,
-            }
-        )
-    return tables
+        yield {
+            "name": s.quote(name, first, "target"),
+            "columns": columns,
+            "rows": rows,
+            "projected": any(place is not None and is_projected(place) for _, place in columns),
+            "facts": _target_facts(stated[name], e.currency, s) if name in stated else "",
+            "shapes": [
+                (named("shape", shape, s.lang), s.quote(build, chosen, "builds", shape))
+                for shape, build in (chosen.builds if chosen else {}).items()
+            ],
+        }
 
 
-def _target_facts(target: dict[str, Any], currency: str, lang: Language) -> str:
-    numbers = {key: digits(target.get(key) or 0) for key in ("threads", "rtt_ms", "price_per_hour", "memory_mb")}
-    facts = text("targets.facts", lang, threads=numbers["threads"], rtt=numbers["rtt_ms"],
-                 price=numbers["price_per_hour"], currency=currency)  # fmt: skip
-    if target.get("memory_mb"):
-        facts += text("list.comma", lang) + text("targets.memory", lang, memory=numbers["memory_mb"])
-    return facts
+def _target_facts(target: dict[str, Any], currency: str, s: Shown) -> Markup:
+    facts = s.say(
+        "targets.facts",
+        threads=s.number(target, "threads"),
+        rtt=s.number(target, "rtt_ms"),
+        price=s.number(target, "price_per_hour"),
+        currency=currency,
+    )
+    if not target.get("memory_mb"):
+        return facts
+    return s.join([facts, s.say("targets.memory", memory=s.number(target, "memory_mb"))])
 
 
 def quantity_name(e: Evidence, quantity: str, lang: Language) -> str:
@@ -163,150 +178,3 @@ def measures(e: Evidence, lang: Language) -> list[tuple[str, list[tuple[ModelRow
         (quantity_name(e, name, lang), [(model, model.quality.measures.get(name)) for model in e.models])
         for name in names
     ]
-
-
-def every_figure(e: Evidence, lang: Language) -> Iterator[tuple[str, Figure]]:
-    """All figures of the evidence, each with what it measures."""
-    for model in e.models:
-        for quantity in STYLES:
-            if (figure := getattr(model.quality, quantity)) is not None:
-                yield quantity_name(e, quantity, lang), figure
-        for quantity, figure in model.quality.measures.items():
-            yield quantity_name(e, quantity, lang), figure
-        for row in model.quality.slices:
-            yield quantity_name(e, "slice_score", lang), row.score
-            yield quantity_name(e, "slice_drop", lang), row.drop
-        for place in model.targets:
-            for quantity in PLACE:
-                if (figure := place_figure(place, quantity)) is not None:
-                    yield quantity_name(e, quantity, lang), figure
-    for order in e.orders:
-        if order.score is not None:
-            yield quantity_name(e, "order_score", lang), order.score
-        if order.agreement is not None:
-            yield quantity_name(e, "order_agreement", lang), order.agreement
-    for kpi in e.kpis:
-        yield text("quantity.kpi", lang, name=kpi_name(kpi, lang)), kpi.figure
-
-
-def methods(e: Evidence, lang: Language) -> list[tuple[str, str, str, str, int]]:
-    """What was measured, how, on which basis, over how many observations, and how many figures came so."""
-    found: dict[tuple[str, str, str], list[Figure]] = {}
-    for name, figure in every_figure(e, lang):
-        found.setdefault((name, figure.how, figure.basis), []).append(figure)
-    return [(*key, _span([f.n for f in figures if f.n is not None]), len(figures)) for key, figures in found.items()]
-
-
-def _span(counts: Sequence[int]) -> str:
-    if not counts:
-        return "–"
-    low, high = f"{min(counts):,}", f"{max(counts):,}"
-    return low if low == high else f"{low}–{high}"
-
-
-def removed(e: Evidence, lang: Language) -> Facts:
-    """What the winner no longer has."""
-    gone = e.removed
-    return [
-        (text("removed.layers", lang), ", ".join(map(str, gone.layers)) or text("none", lang)),
-        (text("removed.ffn", lang), written(gone.ffn_share, PERCENT, lang)),
-        (text("removed.vocabulary", lang), f"{gone.vocabulary:,}"),
-        (text("removed.parameters", lang), written(gone.parameters_share, PERCENT, lang)),
-        (text("removed.bits", lang), recorded(gone.bits, lang) or "–"),
-    ]
-
-
-def data(e: Evidence, chosen: ModelRow | None, lang: Language) -> list[tuple[str, Facts]]:
-    """Rows, labels, truncation, unknown tokens, duplicates and near-twins."""
-    unknown = chosen.quality.unknown_token_rate if chosen else None
-    cut = [
-        (named("data.rows", split, lang), written(share, FINE_PERCENT, lang))
-        for split, share in e.data.truncated.items()
-    ]
-    cautions = [
-        (text("data.duplicates", lang), f"{e.data.duplicates_dropped:,}"),
-        (text("data.near_twins", lang), f"{e.data.near_twins:,}"),
-    ]
-    if unknown is not None:
-        cautions.append((text("data.unknown", lang), written(unknown.value, FINE_PERCENT, lang)))
-    return [
-        (
-            text("data.labels", lang),
-            [(named("data.labels", use, lang), f"{n:,}") for use, n in e.data.labels.items()],
-        ),
-        (
-            text("data.rows", lang),
-            [(named("data.rows", split, lang), f"{n:,}") for split, n in e.data.rows.items()],
-        ),
-        (text("data.truncated", lang), cut),
-        (text("data.quality", lang), cautions),
-    ]
-
-
-def origin(e: Evidence, lang: Language) -> list[tuple[str, Facts]]:
-    """Machine, versions, licences, wall time."""
-    machine = [
-        (
-            named("origin.machine", key, lang),
-            text("none", lang) if value in (None, "", False) else _plain(value),
-        )
-        for key, value in e.machine.items()
-    ]
-    return [
-        (text("origin.machine", lang), machine),
-        (text("origin.versions", lang), list(e.versions.items())),
-        (
-            text("origin.licences", lang),
-            [(named("origin.licences", what, lang), name) for what, name in e.licences.items()],
-        ),
-        (
-            text("origin.seconds", lang),
-            [(named("stage", stage, lang), digits(s)) for stage, s in e.seconds.items()],
-        ),
-    ]
-
-
-def recipe(e: Evidence) -> str:
-    """The recipe as YAML, in its own order."""
-    return yaml.safe_dump(json.loads(json.dumps(e.recipe)), allow_unicode=True, sort_keys=False)
-
-
-def limits(e: Evidence, chosen: ModelRow | None, lang: Language) -> list[str]:
-    """What this evidence does not prove, one sentence each."""
-    comma = text("list.comma", lang)
-    places = chosen.targets if chosen else ()
-    projected = [place.target for place in places if "projected" in {f.basis for f in _place_figures(place)}]
-    unfelt = [
-        place.target
-        for place in places
-        if place.target not in projected and (place.latency is None or place.latency.p95.value is None)
-    ]
-    rows = chosen.quality.slices if chosen else ()
-    unproven = [row for row in rows if drop_status(row.drop.low, row.drop.high, margin_of(e)) == "unproven"]
-    open_kpis = [kpi_name(row, lang) for row in e.kpis if row.verdict == "INCONCLUSIVE"]
-    free_kpis = [kpi_name(row, lang) for row in e.kpis if row.verdict == "NO TARGET"]
-    cut = e.data.truncated.get("test", 0.0)
-    unknown = [named("origin.licences", what, lang) for what, name in e.licences.items() if name in ("", "unknown")]
-    found = [
-        text("limits.scope", lang, n=f"{e.data.rows.get('test', 0):,}"),
-        text("limits.projected", lang, targets=comma.join(projected)) if projected else "",
-        text("limits.latency", lang, targets=comma.join(unfelt)) if unfelt else "",
-        text("limits.kpis", lang, names=comma.join(open_kpis)) if open_kpis else "",
-        text("limits.no_target", lang, names=comma.join(free_kpis)) if free_kpis else "",
-        text("limits.slices", lang, n=len(unproven), total=len(rows)) if unproven else "",
-        text("limits.near_twins", lang, n=f"{e.data.near_twins:,}") if e.data.near_twins else "",
-        text("limits.truncated", lang, share=written(cut, FINE_PERCENT, lang)) if cut else "",
-        text("limits.seed", lang, seed=e.recipe.get("seed", "–")),
-        text("limits.cost", lang),
-        text("limits.people", lang),
-        text("limits.licence", lang, names=comma.join(unknown)) if unknown else "",
-    ]
-    return [sentence for sentence in found if sentence]
-
-
-def _place_figures(place: TargetRow) -> list[Figure]:
-    return [figure for quantity in PLACE if (figure := place_figure(place, quantity)) is not None]
-
-
-def _plain(value: Any) -> str:
-    return digits(value) if isinstance(value, int | float) else str(value)

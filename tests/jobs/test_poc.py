@@ -121,7 +121,7 @@ def test_verify_names_the_first_file_that_differs(whole, tmp_path):
 
 def test_the_report_is_written_in_both_languages(whole):
     folder = whole[0]
-    assert "判定" in (folder / "runs/tiny/report.ja.html").read_text()
+    assert "判定" in (folder / "runs/tiny/report.html").read_text()
     code, out, _ = finished(deshi(folder, "report", "runs/tiny", "--lang", "ja", "--out", "out/page.html"))
     assert code == 0 and (folder / "out/page.html").is_file(), out
 

@@ -76,6 +76,20 @@ def test_a_changed_file_is_named(run, name):
         run_folder.verify(str(folder))
 
 
+def test_a_report_is_made_only_from_the_evidence_that_a_release_was_judged_by(run):
+    folder, _ = run
+    (folder / "release").rename(folder / "release-reject-01234567")
+    for place in (folder, folder / "release-reject-01234567"):
+        assert run_folder.write_report(str(place), lang="ja", out=None) == str(folder / "report.html")
+    (folder / "report.html").unlink()
+    with (folder / "evidence.json").open("a", encoding="utf-8") as file:
+        file.write(" ")
+    for form in ("html", "md", "json", "xlsx"):
+        with pytest.raises(ValueError, match="evidence that verifies only; run the recipe again"):
+            run_folder.write_report(str(folder), lang="ja", out=None, form=form)
+    assert not list(folder.glob("report*"))
+
+
 def test_a_changed_source_is_named(run):
     folder, splits = run
     path = splits.path / "test.parquet"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 from deshi.jobs.evidence.figure import Figure
@@ -23,8 +25,11 @@ from deshi.jobs.evidence.schema import (
 )
 from deshi.jobs.evidence.verdict import SENTENCES
 
+worth = runpy.run_path(str(Path(__file__).with_name("worth_fixture.py")))
+
 RECIPE: dict[str, Any] = {
     "name": "fixture",
+    "storage": "runs",
     "seed": 7,
     "targets": [
         {"name": "onprem", "threads": 2, "memory_mb": None, "rtt_ms": 0.0, "price_per_hour": 15},
@@ -56,6 +61,8 @@ def _quality(score: float, drop: float | None) -> Quality:
             score=_around(score - shift, 0.9 / n, "share", n, "mean of hits on the slice"),
             teacher_score=0.8583,
             drop=_around((drop or 0) + shift, 1.1 / n, "share", n, "paired bootstrap on the slice, 10,000 draws"),
+            harm_p=None if n < 20 else 0.0123 if name == "NUM:date" else 0.71,
+            harmed=name == "NUM:date",
         )
         for name, n, shift in SLICES
     )
@@ -298,6 +305,11 @@ def build_evidence(**changes: Any) -> Evidence:
             parameters_share=0.6957,
             bits="8-bit weights and activations",
         ),
+        "business": tuple(
+            worth["case"](target, share, pays=target != "cloud")
+            for target, share in (("onprem", 0.571), ("edge", -0.12), ("cloud", 0.402))
+        ),
+        "risk": worth["risk"](models[0].quality.slices[2].drop),
         "licences": {"teacher": "Apache-2.0", "data": "unknown"},
         "how": {"latency": "interleaved with the teacher in one window, one engine at a time"},
         "seconds": {"teach": 41.2, "search": 388.0, "verdict": 97.5},

@@ -1,0 +1,68 @@
+"""The first screen: the questions in their wording, each with the evidence's figure, and what to do next."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deshi.jobs.evidence import first_screen, report
+from deshi.jobs.evidence.pointers import Pointers
+from deshi.jobs.evidence.risk_schema import RiskRow
+from deshi.jobs.evidence.schema import Verdict
+from deshi.jobs.evidence.shown import Shown
+
+build_evidence = runpy.run_path(str(Path(__file__).with_name("evidence_fixture.py")))["build_evidence"]
+
+
+def _shown(lang: str, **changes: Any) -> Shown:
+    evidence = build_evidence(**changes)
+    return Shown(evidence, Pointers(evidence), lang)
+
+
+def test_the_first_screen_answers_the_four_questions_in_their_wording():
+    page = report.render(build_evidence(), "ja")
+    asked = ("PoCで推論コストを何%削減できるか", "品質低下の業務影響度 (KPI)", "オンプレミス検証からクラウドへの段階",
+             "半年で内製化するロードマップ", "起こりうる問題と、気づく方法", "次に行うこと", "KPI一覧")  # fmt: skip
+    places = [page.index(words) for words in asked]
+    assert places == sorted(places)
+    answers = first_screen.answers(_shown("ja"))
+    assert [answer.question for answer in answers] == list(asked[:4])
+    assert answers[0].figure.striptags() == "57.1%（52.8 〜 61.4）"
+    assert "月21,900\u00a0JPYから月9,395\u00a0JPYに下がります" in answers[0].sentence.striptags()
+    assert "−12.0%" in answers[0].details[0].striptags()
+    assert answers[1].figure.striptags() == "1.6\u00a0ポイント（0.4 〜 2.8）"
+    assert "実測 2 / 3 か所" in answers[2].figure.striptags()
+
+
+def test_a_change_that_costs_more_is_not_called_a_saving():
+    dearer = _shown("en").evidence.business[1:2]
+    answer = first_screen.answers(_shown("en", business=dearer))[0]
+    assert "rises from" in answer.sentence.striptags() and answer.figure.striptags().startswith("\u221212.0%")
+
+
+@pytest.mark.parametrize(
+    ("decision", "rows", "command"),
+    [
+        ("ACCEPT", None, "deshi serve runs/fixture --target onprem"),
+        ("INCONCLUSIVE", 4321, "deshi poc recipe.yaml"),
+        ("INCONCLUSIVE", None, "deshi poc recipe.yaml"),
+        ("REJECT", None, "deshi poc recipe.yaml"),
+    ],
+)
+def test_the_next_step_follows_from_the_verdict(decision, rows, command):
+    shown = _shown("en", verdict=Verdict(decision=decision, reasons=(), rows_needed=rows))
+    step, check = first_screen.next_steps(shown)
+    assert step.command.striptags() == command and check.command.striptags() == "deshi verify runs/fixture"
+    assert ("4,321" in step.sentence.striptags()) == (rows is not None)
+
+
+def test_the_gravest_risks_come_first_and_an_unknown_code_stands_for_itself():
+    levels = {"a": "low", "b": "unknown", "c": "medium", "d": "high"}
+    rows = tuple(RiskRow(code=code, level=level) for code, level in levels.items())
+    risk = build_evidence().risk.model_copy(update={"ledger": rows})
+    shown = _shown("en", risk=risk)
+    assert [row.code for row in first_screen.top_risks(shown)] == ["d", "c", "b"]
+    assert first_screen.risk_words(rows[0], "title", shown) == "a"
