@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from deshi.serve.kpi import Frozen
 
@@ -16,7 +16,13 @@ CURRENCIES = {"JPY": 0, "USD": 2, "EUR": 2, "GBP": 2, "CNY": 2, "KRW": 0, "TWD":
 Money = Annotated[float, Field(ge=0)]
 
 
-class Today(Frozen):
+class Finite(Frozen):
+    """Frozen, and no number of it is infinite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Today(Finite):
     """What answers the requests now: a price list, or machines of a price and a throughput."""
 
     price_per_1000: Money | None = None
@@ -34,21 +40,21 @@ class Today(Frozen):
         return self
 
 
-class Migration(Frozen):
+class Migration(Finite):
     """Work that moves the callers to the new endpoint, in hours by step."""
 
     hours: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     hour_cost: Money = 0.0
 
 
-class Operation(Frozen):
+class Operation(Finite):
     """Work that keeps the new endpoint running, beyond what is done today."""
 
     hours_per_month: float = Field(0.0, ge=0)
     hour_cost: Money = 0.0
 
 
-class Staff(Frozen):
+class Staff(Finite):
     """People who wait for answers while they work."""
 
     people: int = Field(ge=0)
@@ -58,13 +64,13 @@ class Staff(Frozen):
     hours_per_month: float = Field(160.0, gt=0, description="at work, each")
 
 
-class Experience(Frozen):
+class Experience(Finite):
     """What a customer's satisfaction is worth; shown apart, never in the base case."""
 
     value_per_satisfied_request: float
 
 
-class Business(Frozen):
+class Business(Finite):
     """How many requests there are, what they cost today, and what the change takes."""
 
     currency: str = "JPY"
@@ -89,6 +95,17 @@ class Business(Frozen):
         if currency not in CURRENCIES:
             raise ValueError(f"currency {currency!r} is not known; use one of {', '.join(CURRENCIES)}")
         return currency
+
+    @field_validator("error_cost", mode="wrap")
+    @classmethod
+    def _one_sentence(cls, given: object, read: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return read(given)
+        except ValidationError:  # of a union pydantic reports every branch
+            raise ValueError(
+                f"{given!r} is no price of wrong answers; write a number of 0 or more, or one for each error as "
+                "{true label: {answered label: number}}"
+            ) from None
 
     @model_validator(mode="after")
     def _training_has_a_price(self) -> Self:

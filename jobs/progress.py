@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from deshi.jobs.evidence.business_words import sentences
 from deshi.jobs.evidence.numbers import digits
 from deshi.jobs.evidence.portfolio_schema import Portfolio
 from deshi.jobs.evidence.schema import Evidence
@@ -60,6 +61,8 @@ class Progress:
         for reason in evidence.verdict.reasons:
             out.print(f"  - {reason.text}")
         out.print(_summary(evidence))
+        if evidence.business:
+            out.print(" ".join(sentences(evidence.business[0], "en")[:2]))
         serve = f"deshi serve {run}"
         if evidence.verdict.decision != "ACCEPT":
             serve += " --despite-verdict"

@@ -14,6 +14,7 @@ from string import Formatter
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
+from deshi.serve.business_texts import BUSINESS_TEXTS
 from deshi.serve.gate_texts import GATE_TEXTS
 from deshi.serve.judging_texts import JUDGING_TEXTS
 from deshi.serve.language_model_texts import LANGUAGE_MODEL_TEXTS
@@ -34,6 +35,7 @@ class Text(NamedTuple):
 
 # Each part is a file of its own topic: key -> (Japanese, English).
 PARTS: tuple[Mapping[str, tuple[str, str]], ...] = (
+    BUSINESS_TEXTS,
     GATE_TEXTS,
     JUDGING_TEXTS,
     LANGUAGE_MODEL_TEXTS,

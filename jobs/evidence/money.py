@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 HOURS_PER_MONTH = 730.0
+TOLERANCE = 1e-9  # of a machine: so small a share is a rounding error of the division, not load
 
 
 def machines(peak_rps: float, rps_within_limit_of_one_machine: float) -> int:
@@ -18,8 +22,14 @@ def machines(peak_rps: float, rps_within_limit_of_one_machine: float) -> int:
         rps_within_limit_of_one_machine: requests a second that one machine answers within the latency limit.
     """
     _require_positive(peak_rps=peak_rps, rps_within_limit_of_one_machine=rps_within_limit_of_one_machine)
-    # A share of a machine below 1e-9 is a rounding error of the division, not load.
-    return max(1, math.ceil(peak_rps / rps_within_limit_of_one_machine - 1e-9))
+    return int(whole_machines(peak_rps, rps_within_limit_of_one_machine))
+
+
+def whole_machines(
+    load: float | NDArray[np.float64], carried_by_one: float | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`machines` for arrays of loads and of what one machine carries, both above 0 and of one unit."""
+    return np.maximum(1.0, np.ceil(np.asarray(load) / carried_by_one - TOLERANCE))
 
 
 def cost_per_1000(
