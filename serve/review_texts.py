@@ -73,18 +73,18 @@ REVIEW_TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         # the page
         "people.title": ("現場の評価", "What people on the floor say"),
         "people.not_asked": (
-            "まだ聞いていません。利用者の満足度と、上位の担当に回さず処理を終えられる割合は分かっていません。"
+            "まだ聞いていません。利用者の満足度と、上長や他部署に回さず処理を終えられる割合は分かっていません。"
             "評価シートは {command} で作成します。",
             "Not asked. User satisfaction and the share of cases finished without escalation are not known. "
             "{command} writes the sheets.",
         ),
         "people.lead": (
-            "現場の{raters}名が、{items}件について教師と小さいモデルの回答を、どちらの回答か伏せたまま評価しました"
+            "現場の{raters}名が、{items}件について教師と今回のモデルの回答を、どちらの回答か伏せたまま評価しました"
             "（{date}）。{rows}行のテストデータから無作為に選び、回答が食い違った行を多めに採ったうえで、"
             "全体の割合に合うように重みを付けています。",
-            "{raters} people rated the answers of teacher and small model to {items} items without knowing whose they "
-            "were ({date}). Items were drawn from {rows} test rows, more of them where the answers differ, and are "
-            "weighted back to all rows.",
+            "{raters} people rated the answers of the teacher and of this model to {items} items without knowing whose "
+            "they were ({date}). Items were drawn from {rows} test rows, more of them where the answers differ, and "
+            "are weighted back to all rows.",
         ),
         "people.caption": (
             "区間は件のばらつきだけを表し、評価者を替えたときのばらつきは含みません。",
@@ -96,7 +96,7 @@ REVIEW_TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "people.difference": ("差（今回 − 教師）", "difference (this model − teacher)"),
         "people.satisfaction": ("満足度の平均（1〜5）", "mean satisfaction (1 to 5)"),
         "people.satisfied": ("満足した割合（4以上）", "share satisfied (4 or 5)"),
-        "people.handled": ("上位の担当に回さず処理を終えられる割合", "share finished without escalation"),
+        "people.handled": ("上長や他部署に回さず処理を終えられる割合", "share finished without escalation"),
         "people.preference": (
             "優劣を付けた回答のうち、今回のモデルを選んだ割合",
             "share that prefers this model, ties left out",
@@ -110,7 +110,7 @@ REVIEW_TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "record.review_satisfaction": ("1〜5の満足度の平均", "mean satisfaction on the scale of 1 to 5"),
         "record.review_satisfied": ("満足度が4または5の割合", "share of the answers with satisfaction 4 or 5"),
         "record.review_handled": (
-            "上位の担当に回さず処理を終えられる割合",
+            "上長や他部署に回さず処理を終えられる割合",
             "share of the cases that staff could finish without escalation",
         ),
         "record.review_difference": (
