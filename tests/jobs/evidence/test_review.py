@@ -166,16 +166,16 @@ def test_an_estimate_from_a_biased_draw_has_no_bias_and_its_interval_holds():
         float
     )  # differing rows please less
     truth, plain, estimates, held = values.mean(), [], [], 0
-    for seed in range(300):
+    for seed in range(200):
         key = draw(pairs_of(600, range(60)), items=40, seed=seed, release=RELEASE)
         seen = np.array([values[item.row] for item in key.items])
         found = _strata([item.differs for item in key.items], 600, 60, seed).mean(seen, least=1, most=5)
         plain.append(seen.mean())
         estimates.append(found.value)
         held += found.low <= truth <= found.high
-    assert abs(np.mean(estimates) - truth) < 4 * np.std(estimates) / math.sqrt(300)
+    assert abs(np.mean(estimates) - truth) < 4 * np.std(estimates) / math.sqrt(200)
     assert abs(np.mean(plain) - truth) > 0.5
-    assert held >= stats.binom.ppf(0.001, 300, 0.93)
+    assert held >= stats.binom.ppf(0.001, 200, 0.93)
 
 
 def test_the_interval_is_as_wide_as_the_stratified_standard_error():
@@ -206,9 +206,9 @@ def test_unanimous_people_do_not_make_certainty():
 def test_how_often_a_difference_of_nothing_is_called_a_difference():
     """Student and teacher please alike on the differing rows: 0 must lie outside in 5% of draws at most."""
     rng, missed = np.random.default_rng(4), 0
-    for seed in range(300):
+    for seed in range(200):
         strata = _strata([True] * 15 + [False] * 15, 300, 60, seed)
         values = np.where(np.arange(30) < 15, rng.choice([-1.0, 0.0, 1.0], 30, p=[0.2, 0.6, 0.2]), 0.0)
         found = strata.difference(values, most=1)
         missed += not found.low <= 0 <= found.high
-    assert missed <= stats.binom.ppf(0.999, 300, 0.05)
+    assert missed <= stats.binom.ppf(0.999, 200, 0.05)
