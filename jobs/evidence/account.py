@@ -94,9 +94,9 @@ def measured(business: Business, chosen: TargetRow, teacher: TargetRow | None, r
     if today is None or (today.price_per_1000 is None and today.price_per_hour is None):
         found["teacher.throughput_rps"] = None if teacher is None else teacher.throughput_rps
     if business.staff is not None:
-        felt = {"latency_p50_ms": chosen.latency and chosen.latency.p50}
+        felt = {"latency_p50_ms": _p50(chosen)}
         if today is None or today.latency_ms is None:
-            felt["teacher.latency_p50_ms"] = teacher and teacher.latency and teacher.latency.p50
+            felt["teacher.latency_p50_ms"] = _p50(teacher)
         if all(_value(figure) for figure in felt.values()):
             found |= felt
     if risk is not None and business.error_cost is not None:
@@ -131,17 +131,15 @@ def stated(recipe: Recipe, target: Target, measured: Mapping[str, Figure]) -> tu
         use("staff.hours_per_month", staff.hours_per_month, "hours")
         use("staff.requests_per_hour", staff.requests_per_hour, "requests")
         use("staff.share_waiting", staff.share_waiting, "share")
-        use("today.latency_ms", today and today.latency_ms, "ms")
+        use("today.latency_ms", None if today is None else today.latency_ms, "ms")
         use("target.rtt_ms", target.rtt_ms, "ms")
     if staff is not None and (waits or business.staff_training_hours):
         use("staff.hour_cost", staff.hour_cost, money)
     if ERROR_COSTS[0] in measured:
-        number = not isinstance(business.error_cost, dict)
-        use(
-            "error_cost" if number else "error_cost_matrix",
-            business.error_cost if number else 1.0,
-            money if number else "x",
-        )
+        if isinstance(business.error_cost, dict):
+            use("error_cost_matrix", 1.0, "x")  # all of its prices together
+        else:
+            use("error_cost", business.error_cost, money)
     if business.migration.hours:
         use("migration.hours", sum(business.migration.hours.values()), "hours")
         use("migration.hour_cost", business.migration.hour_cost, money)
@@ -218,6 +216,10 @@ def _inference_today(x: Numbers) -> Floats:
 
 def _inference_new(x: Numbers) -> Floats:
     return whole_machines(x["peak_rps"], x["throughput_rps"]) * x["target.price_per_hour"] * HOURS_PER_MONTH
+
+
+def _p50(place: TargetRow | None) -> Figure | None:
+    return None if place is None or place.latency is None else place.latency.p50
 
 
 def _value(figure: Figure | None) -> float | None:

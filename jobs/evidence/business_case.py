@@ -116,7 +116,9 @@ def _case(recipe: Recipe, target: Target, figures: Mapping[str, Figure]) -> Busi
     horizon = {"months": float(business.horizon_months)}
     worth = horizon | {"discount_rate": business.discount_rate}
     pays, even = payback.payback(at.saving, at.once, **horizon), break_even_requests(values)
-    hours = (at.staff_hours, drawn.staff_hours)
+    hours = None
+    if at.staff_hours is not None and drawn.staff_hours is not None:
+        hours = told(at.staff_hours, drawn.staff_hours, "hours", HOW["staff_hours"])
     return BusinessCase(
         target=target.name,
         monthly=tuple(
@@ -130,7 +132,7 @@ def _case(recipe: Recipe, target: Target, figures: Mapping[str, Figure]) -> Busi
         one_off=_one_off(business),
         inference_saving_share=told(at.inference_share, drawn.inference_share, "share", HOW["share"]),
         monthly_saving=told(at.saving, drawn.saving, money, HOW["saving"]),
-        staff_hours=None if hours[0] is None or hours[1] is None else told(*hours, "hours", HOW["staff_hours"]),
+        staff_hours=hours,
         roi=told(
             payback.roi(at.saving, at.once, **horizon),
             payback.roi(drawn.saving, at.once, **horizon),
