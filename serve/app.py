@@ -21,6 +21,8 @@ from deshi.serve import release as releases
 from deshi.serve.batching import BoundedQueue, Part, Run, joined
 from deshi.serve.contract import MAX_ROWS
 from deshi.serve.ingress import ingress
+from deshi.serve.mapping import WireMapping
+from deshi.serve.serving import Serving
 
 if TYPE_CHECKING:
     from ray import serve
@@ -34,10 +36,15 @@ class Args(BaseModel):
     release: str = Field(description="a folder with serving.json that every node can read")
     target: str | None = Field(None, description="a target of the release; the first one if left out")
     despite_verdict: bool = Field(False, description="serve it though it was not accepted")
+    speaks: str | None = Field(None, description="a mapping file of an old service that every node can read")
     replicas: int = Field(1, ge=1)
     max_batch_size: int = Field(32, ge=1, description="rows; of a classifier")
     batch_wait_timeout_s: float = Field(0.002, ge=0, description="of a classifier")
     max_queued: int = Field(1024, ge=MAX_ROWS, description="rows inside a replica; more is a 503; of a classifier")
+
+    def mapping(self, serving: Serving) -> WireMapping | None:
+        """What the file `speaks` holds."""
+        return None if self.speaks is None else WireMapping.read(Path(self.speaks), serving)
 
 
 def gathered(run: Run, *, max_batch_size: int, wait_s: float) -> Callable[[Sequence[str]], Awaitable[Part]]:
@@ -89,7 +96,8 @@ class Classify:
         args = self._args
         part = gathered(self._opened.run, max_batch_size=args.max_batch_size, wait_s=args.batch_wait_timeout_s)
         queue = BoundedQueue(part, max_batch_size=args.max_batch_size, max_queued=args.max_queued)
-        return ingress(queue.submit, self._opened.serving, self._opened.info)
+        mapping = args.mapping(self._opened.serving)
+        return ingress(queue.submit, self._opened.serving, self._opened.info, mapping)
 
 
 class Generate:
@@ -99,9 +107,10 @@ class Generate:
         self._opened = generate_service.opened(
             Path(args.release), target=args.target, despite_verdict=args.despite_verdict
         )
+        self._args = args
 
     def __serve_build_asgi_app__(self) -> Any:
-        return self._opened.application()
+        return self._opened.application(self._args.mapping(self._opened.serving))
 
 
 def build(args: Args) -> "serve.Application":
@@ -113,6 +122,7 @@ def build(args: Args) -> "serve.Application":
 
     serving, _ = releases.opened(Path(args.release), despite_verdict=args.despite_verdict)
     threads = serving.target(args.target).threads
+    args.mapping(serving)
     if ray.is_initialized():
         threads = min(threads, int(max(node["Resources"].get("CPU", 1) for node in ray.nodes())))
     deployment = serve.deployment(
@@ -125,5 +135,6 @@ def build(args: Args) -> "serve.Application":
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),  # a line costs as much as a parse
     )
-    resolved = args.model_copy(update={"release": str(Path(args.release).resolve())})
+    paths = {"release": args.release} | ({} if args.speaks is None else {"speaks": args.speaks})
+    resolved = args.model_copy(update={name: str(Path(path).resolve()) for name, path in paths.items()})
     return deployment(serve.ingress()(Generate if serving.task == "generate" else Classify)).bind(resolved)

@@ -15,7 +15,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -37,11 +37,16 @@ from deshi.serve.openai_contract import (
 from deshi.serve.openai_reply import Answer, ChatReply, CompletionReply, usage
 from deshi.serve.serving import Serving
 
+if TYPE_CHECKING:
+    from deshi.serve.mapping import WireMapping
+
 Reply = ChatReply | CompletionReply
 SHORTER = "send a shorter prompt"
 
 
-def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, info: Info) -> FastAPI:
+def chat_ingress(
+    engine: GenerationEngine, prompts: Prompts, serving: Serving, info: Info, mapping: WireMapping | None = None
+) -> FastAPI:
     """The application.
 
     Args:
@@ -49,6 +54,7 @@ def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, i
         prompts: the tokenizer and chat template.
         serving: what the model is called.
         info: what else is told about it.
+        mapping: of an old service, whose JSON is spoken too, in whole answers to chats.
     """
     app = bare(
         serving,
@@ -91,6 +97,8 @@ def chat_ingress(engine: GenerationEngine, prompts: Prompts, serving: Serving, i
         reply = CompletionReply(_number("cmpl", request), serving.name, echoed)
         return await _answered(request, engine, wanted, reply, asked)
 
+    if mapping is not None:
+        mapping.speak(app, chat_completions)
     _tell_schemas(app)
     return app
 

@@ -14,9 +14,11 @@ def run(serve: Callable[..., None], *, prog: str, description: str, arguments: S
     parser.add_argument("--target")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--despite-verdict", action="store_true")
+    parser.add_argument("--speaks", type=Path, help="a mapping file of an old service, whose JSON is spoken too")
     a = parser.parse_args(arguments)
+    speaks = {} if a.speaks is None else {"speaks": a.speaks}
     try:
-        serve(a.release, target=a.target, port=a.port, despite_verdict=a.despite_verdict)
+        serve(a.release, target=a.target, port=a.port, despite_verdict=a.despite_verdict, **speaks)
     except ValueError as error:
         parser.exit(2, f"{error}\n")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -20,6 +21,9 @@ from deshi.serve.engines.table import generation_engine
 from deshi.serve.service import info_of
 from deshi.serve.serving import ANY_SHAPE, ENGINES_FOLDER, MODEL_FOLDER, Serving
 
+if TYPE_CHECKING:
+    from deshi.serve.mapping import WireMapping
+
 MAX_QUEUED = 64  # requests that may wait for a slot
 
 
@@ -32,9 +36,9 @@ class GenerateService:
     engine: GenerationEngine
     prompts: Prompts
 
-    def application(self) -> FastAPI:
-        """The ingress over the engine."""
-        return chat_ingress(self.engine, self.prompts, self.serving, self.info)
+    def application(self, mapping: WireMapping | None = None) -> FastAPI:
+        """The ingress over the engine; with a mapping it speaks an old service's JSON too."""
+        return chat_ingress(self.engine, self.prompts, self.serving, self.info, mapping)
 
 
 def opened(

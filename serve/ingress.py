@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -20,14 +20,23 @@ from deshi.serve.contract import ClassifyRequest, ClassifyResponse, read_body, t
 from deshi.serve.endpoint import Info, bare, errors, timing
 from deshi.serve.serving import Serving
 
+if TYPE_CHECKING:
+    from deshi.serve.mapping import WireMapping
 
-def ingress(answer: Callable[[Sequence[str]], Awaitable[Answer]], serving: Serving, info: Info) -> FastAPI:
+
+def ingress(
+    answer: Callable[[Sequence[str]], Awaitable[Answer]],
+    serving: Serving,
+    info: Info,
+    mapping: WireMapping | None = None,
+) -> FastAPI:
     """The application.
 
     Args:
         answer: texts -> probabilities; may raise `Full`. `BoundedQueue.submit`, or anything like it.
         serving: what the model is called and which labels it knows.
         info: what else is told about it.
+        mapping: of an old service, whose JSON is spoken too.
     """
     app = bare(
         serving,
@@ -56,6 +65,8 @@ def ingress(answer: Callable[[Sequence[str]], Awaitable[Answer]], serving: Servi
         headers = timing(got.queue_ms, got.engine_ms)
         return JSONResponse(_reply(got, serving, info.created, number), headers=headers)
 
+    if mapping is not None:
+        mapping.speak(app, classify)
     return app
 
 

@@ -40,6 +40,7 @@ def serve_with_ray(
     port: int = 8000,
     host: str = "127.0.0.1",
     despite_verdict: bool = False,
+    speaks: Path | None = None,
     **options: Any,
 ) -> None:
     """Serves a release until SIGINT or SIGTERM.
@@ -50,15 +51,24 @@ def serve_with_ray(
         port: of the endpoint.
         host: loopback only.
         despite_verdict: serve it though it was not accepted.
+        speaks: a mapping file of an old service, whose JSON is spoken too.
         options: the other fields of `Args`.
 
     Raises:
-        ValueError: if the release may not be served, or the host is not the loopback interface.
+        ValueError: if the release may not be served, the host is not the loopback interface, or the mapping file is
+            none.
     """
     refuse_open_host(host)
-    args = Args(release=str(folder), target=target, despite_verdict=despite_verdict, **options)
+    args = Args(
+        release=str(folder),
+        target=target,
+        despite_verdict=despite_verdict,
+        speaks=None if speaks is None else str(speaks),
+        **options,
+    )
     serving, _ = releases.opened(folder, despite_verdict=despite_verdict)
     serving.target(target)  # refused in a second, not in twenty
+    args.mapping(serving)
     typed = generate_service.curl if serving.task == "generate" else curl
     starts_ray = "RAY_ADDRESS" not in os.environ
     with tempfile.TemporaryDirectory(prefix="deshi-serve-") as scratch:

@@ -29,10 +29,20 @@ from deshi.serve.run import free_port, serve_with_ray
 pytestmark = pytest.mark.timeout(240)
 
 
+MAPPING = """
+path: /api/ask
+request: '{"input": {{ body.q }}}'
+response: '{"a": {{ reply.data[0].label }}}'
+error: '{"no": {{ message }}}'
+"""
+
+
 @pytest.fixture(scope="module")
-def server(tiny):
+def server(tiny, tmp_path_factory):
     port = free_port()
+    (mapping := tmp_path_factory.mktemp("speaks") / "mapping.yaml").write_text(MAPPING)
     command = [sys.executable, "-m", "deshi.serve.run", str(tiny), "--target", "onprem", "--port", str(port)]
+    command += ["--speaks", str(mapping)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield process, process.stdout.readline(), f"http://127.0.0.1:{port}"
@@ -64,6 +74,12 @@ def test_bad_input_keeps_its_sentence_through_serve_and_haproxy(server):
     assert status == 400 and "empty list" in body["error"]["message"]
     assert ask(server[2] + "/classify", {"input": "x" * (1 << 20)})[0] == 413
     assert ask(server[2] + "/v1/models/gpt", {})[0] == 405
+
+
+def test_an_old_services_json_is_spoken_beside(server):
+    assert ask(server[2] + "/api/ask", {"q": "where"})[:2] == (200, {"a": "PLACE"})
+    status, body, headers = ask(server[2] + "/api/ask", {"q": ""})
+    assert status == 400 and body == {"no": "input[0] is an empty text; leave it out"} and headers["x-request-id"]
 
 
 def test_64_clients_are_all_answered(server):
