@@ -79,7 +79,13 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, target: str, *, module: str, held_to: Target | None = None, memory_limit: bool = True
+    folder: Path,
+    target: str,
+    *,
+    module: str,
+    held_to: Target | None = None,
+    memory_limit: bool = True,
+    options: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Starts an endpoint, `python -m MODULE FOLDER --target T --port P`, yields it, and stops it.
 
@@ -89,6 +95,7 @@ def running(
         module: what serves it.
         held_to: the target whose cores and memory the process is held to; None: to nothing.
         memory_limit: False lets it take the memory that it wants.
+        options: more words of the command.
 
     Raises:
         ValueError: if it does not answer within two minutes, with the end of what it printed.
@@ -96,7 +103,7 @@ def running(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", module, str(folder), "--target", target, "--port", str(port)]
+    command = [sys.executable, "-m", module, str(folder), "--target", target, "--port", str(port), *options]
     # A Ray of its own: not this run's cluster, nor the runtime environment of this run's job, which is not there.
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "RAY_JOB_"))}
     with tempfile.TemporaryFile() as said:
