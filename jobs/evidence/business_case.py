@@ -24,7 +24,6 @@ from deshi.jobs.business import Business
 from deshi.jobs.evidence import payback
 from deshi.jobs.evidence.account import (
     ERROR_COSTS,
-    Account,
     Numbers,
     account,
     break_even_requests,
@@ -71,6 +70,14 @@ HOW = {
     "draws": "interval from {draws} draws of the measured figures",
 }
 
+# Which measured figures of the target a line is made of; where they are projected, so is the line.
+RESTS_ON = {
+    "inference.teacher": {"teacher.throughput_rps"},
+    "inference.new": {"throughput_rps"},
+    "staff_waiting.today": {"teacher.latency_p50_ms"},
+    "staff_waiting.new": {"latency_p50_ms"},
+}
+
 
 def cases(recipe: Recipe, rows: Sequence[ModelRow], risk: Risk | None) -> tuple[BusinessCase, ...]:
     """One account a target, in the recipe's order; a target for which `account.why_none` has a reason is left out.
@@ -103,19 +110,25 @@ def _case(recipe: Recipe, target: Target, figures: Mapping[str, Figure]) -> Busi
         name: payback.drawn(figure, confidence=confidence, random=random, log=name not in ERROR_COSTS)
         for name, figure in figures.items()
     }
-    basis: Basis = "projected" if any(figure.basis == "projected" for figure in figures.values()) else "computed"
+    projected = {name for name, figure in figures.items() if figure.basis == "projected"}
 
-    def told(value: Floats, drawn: Floats, unit: str, how: str) -> Figure:
+    def told(value: Floats, drawn: Floats, unit: str, how: str, *, rests_on: set[str] | None = None) -> Figure:
         low, high = payback.ends(drawn, confidence)
         if (low, high) != (None, None):
             how += f"; {HOW['draws'].format(draws=f'{DRAWS:,}')}"
         known = float(value[0]) if math.isfinite(value[0]) else None
+        doubtful = projected if rests_on is None else projected & rests_on
+        basis: Basis = "projected" if doubtful else "computed"
         return Figure(value=known, unit=unit, low=low, high=high, basis=basis, how=how)
 
+    def line(name: str, when: str, value: Floats, drawn: Floats) -> Figure:
+        return told(
+            value, drawn, business.currency, HOW[f"{name}.{when}"], rests_on=RESTS_ON.get(f"{name}.{when}", set())
+        )
+
     at, drawn, money = account(values), account(draws), business.currency
-    horizon = {"months": float(business.horizon_months)}
-    worth = horizon | {"discount_rate": business.discount_rate}
-    pays, even = payback.payback(at.saving, at.once, **horizon), break_even_requests(values)
+    months = float(business.horizon_months)
+    pays, even = payback.payback(at.saving, at.once, months=months), break_even_requests(values)
     hours = None
     if at.staff_hours is not None and drawn.staff_hours is not None:
         hours = told(at.staff_hours, drawn.staff_hours, "hours", HOW["staff_hours"])
@@ -124,25 +137,25 @@ def _case(recipe: Recipe, target: Target, figures: Mapping[str, Figure]) -> Busi
         monthly=tuple(
             MoneyLine(
                 name=name,
-                today=told(line.today, drawn.lines[name].today, money, HOW[f"{name}.{_today(values, name)}"]),
-                new=told(line.new, drawn.lines[name].new, money, HOW[f"{name}.new"]),
+                today=line(name, _today(values, name), each.today, drawn.lines[name].today),
+                new=line(name, "new", each.new, drawn.lines[name].new),
             )
-            for name, line in at.lines.items()
+            for name, each in at.lines.items()
         ),
         one_off=_one_off(business),
         inference_saving_share=told(at.inference_share, drawn.inference_share, "share", HOW["share"]),
         monthly_saving=told(at.saving, drawn.saving, money, HOW["saving"]),
         staff_hours=hours,
         roi=told(
-            payback.roi(at.saving, at.once, **horizon),
-            payback.roi(drawn.saving, at.once, **horizon),
+            payback.roi(at.saving, at.once, months=months),
+            payback.roi(drawn.saving, at.once, months=months),
             "share",
             HOW["roi" if at.once else "roi.none"],
         ),
-        npv=told(_npv(at, worth), _npv(drawn, worth), money, HOW["npv"]),
+        npv=told(_npv(values), _npv(draws), money, HOW["npv"]),
         payback_months=told(
             pays,
-            payback.payback(drawn.saving, at.once, **horizon),
+            payback.payback(drawn.saving, at.once, months=months),
             "months",
             HOW["payback" if math.isfinite(pays[0]) else "payback.never"],
         ),
@@ -176,12 +189,12 @@ def _moved(values: Numbers, each: Assumption, factor: float) -> tuple[float, flo
     if each.name == "target.rtt_ms":
         felt = {"latency_p50_ms", "teacher.latency_p50_ms"} & values.keys()
         x |= {name: x[name] + number - each.value for name in felt}
-    worth = {"discount_rate": float(x["discount_rate"][0]), "months": float(x["horizon_months"][0])}
-    return number, float(_npv(account(x), worth)[0])
+    return number, float(_npv(x)[0])
 
 
-def _npv(told: Account, worth: Mapping[str, float]) -> Floats:
-    return payback.npv(told.saving, told.once, discount_rate=worth["discount_rate"], months=worth["months"])
+def _npv(x: Numbers) -> Floats:
+    told, (rate,), (months,) = account(x), x["discount_rate"], x["horizon_months"]
+    return payback.npv(told.saving, told.once, discount_rate=float(rate), months=float(months))
 
 
 def _today(values: Numbers, line: str) -> str:

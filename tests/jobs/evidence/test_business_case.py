@@ -174,6 +174,7 @@ def test_a_line_without_numbers_is_not_there():
 def test_a_projected_target_says_so():
     case = one(BUSINESS, rows(rps=figure(300.0, "1/s", basis="projected")))
     assert case.npv.basis == case.monthly[0].new.basis == "projected"
+    assert case.monthly[0].today.basis == case.monthly[1].new.basis == "computed"  # stated, on whatever machine
     assert next(each for each in case.assumptions if each.name == "throughput_rps").source == "projected"
 
 
