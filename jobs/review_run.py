@@ -107,10 +107,10 @@ def table(found: Review) -> str:
     return "\n".join(lines)
 
 
-def write_reports(run: str) -> list[str]:
-    """Writes the run's pages again, now that people were asked, and returns their paths."""
-    run_folder.verified(run)
-    return [run_folder.write_report(run, lang="ja", out=None)]
+def write_page(run: str) -> Path:
+    """Writes the run's page again, now that people were asked, and returns where it lies."""
+    page = Path(run_folder.write_report(run, lang="ja", out=None))
+    return run_folder.keep(run, page.name, page.read_bytes())
 
 
 def _pairs(folder: Path, evidence: Evidence, texts: Sequence[str]) -> list[Pair]:

@@ -112,6 +112,9 @@ def test_a_review_from_the_command_line_reaches_the_report(run):
     letters = [item.student for item in key.items if item.differs]
     student_a = letters.count("A") / len(letters)
     assert found.student.satisfaction.value == pytest.approx(10 / 60 * (4 - student_a) + 50 / 60 * (4 + 3) / 2)
+    report = (run / "report.html").read_text(encoding="utf-8")
+    figure = f'<data value="{found.student.satisfaction.value}" data-evidence="review.json#/student/satisfaction"'
+    assert report.count(figure) == 2 and "まだ聞いていません" not in report
     assert run_folder.verify(str(run)).startswith(str(run))
 
 
