@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -210,6 +211,47 @@ def report(
         from deshi.jobs.run_folder import write_report
 
         typer.echo(write_report(run, lang=lang, out=out, form=form))
+
+
+class _SheetByDefault(TyperGroup):
+    """`deshi review RUN` is `deshi review sheet RUN`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["sheet", *args]
+        return super().parse_args(ctx, args)
+
+
+review = typer.Typer(
+    cls=_SheetByDefault, no_args_is_help=True, help="Ask the people who do the work what they think of the answers."
+)
+app.add_typer(review, name="review")
+
+
+@review.command()
+def sheet(
+    run: Run,
+    rows: Annotated[int, typer.Option(help="items on the sheets")] = 60,
+    out: Annotated[Path | None, typer.Option(help="folder for the sheets; default the run's folder")] = None,
+) -> None:
+    """Write review.html and review.xlsx, blind sheets of teacher and student answers (the default command)."""
+    with _refusals():
+        from deshi.jobs.review_run import write_sheets
+
+        for path in write_sheets(run, rows=rows, out=out):
+            typer.echo(str(path))
+
+
+@review.command(name="import")
+def review_import(
+    run: Run, files: Annotated[list[Path], typer.Argument(help="filled sheets of all raters, .xlsx or .csv")]
+) -> None:
+    """Read filled sheets into review.json and write the report again."""
+    with _refusals():
+        from deshi.jobs.review_run import import_answers, table, write_page
+
+        typer.echo(table(import_answers(run, files)))
+        typer.echo(str(write_page(run)))
 
 
 @app.command()

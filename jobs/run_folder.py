@@ -27,6 +27,7 @@ from deshi.jobs.evidence.compare import Comparison
 from deshi.jobs.evidence.formats import Format
 from deshi.jobs.evidence.review_schema import REVIEW_FILE, Review
 from deshi.jobs.evidence.schema import Evidence
+from deshi.jobs.evidence.trace import Traced, trace
 from deshi.jobs.ladder import Line
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.stages.lesson import Lesson
@@ -40,7 +41,13 @@ from deshi.serve.texts import Language
 EVIDENCE_FILE = "evidence.json"
 TRIALS_FILE = "trials.parquet"
 ANSWERS_FILE = "test-answers.parquet"
-JUDGED_BY = {"evidence": EVIDENCE_FILE, "trials": TRIALS_FILE, "test_answers": ANSWERS_FILE}  # lineage -> file
+WRITTEN_FILE = "written-answers.parquet"  # of a language model only
+JUDGED_BY = {  # lineage -> file
+    "evidence": EVIDENCE_FILE,
+    "trials": TRIALS_FILE,
+    "test_answers": ANSWERS_FILE,
+    "written_answers": WRITTEN_FILE,
+}
 KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")  # an address in the storage
 RELEASE_FOLDER = "release"
 
@@ -83,8 +90,12 @@ class RunFolder:
         rows = [{**line, "candidate": dict(line["candidate"]), "params": None} for line in lines]
         _in_one_step(self.path / TRIALS_FILE, lambda path: pq.write_table(pa.Table.from_pylist(rows), path))
         _in_one_step(self.path / ANSWERS_FILE, lambda path: pq.write_table(told.answers, path))
+        (self.path / WRITTEN_FILE).unlink(missing_ok=True)  # of an earlier run of this name
+        if told.written is not None:
+            _in_one_step(self.path / WRITTEN_FILE, lambda path: pq.write_table(told.written, path))
         written = evidence.model_dump_json(indent=2) + "\n"
         _in_one_step(self.path / EVIDENCE_FILE, lambda path: path.write_text(written, encoding="utf-8"))
+        judging = {what: name for what, name in JUDGED_BY.items() if name != WRITTEN_FILE or told.written is not None}
         made = winner.finalist
         released = release.write(
             made.folder.path,
@@ -105,7 +116,7 @@ class RunFolder:
                     "student": made.model.key,
                     "served": made.folder.key,
                 }
-                | {what: file_digest(self.path / name) for what, name in JUDGED_BY.items()},
+                | {what: file_digest(self.path / name) for what, name in judging.items()},
                 licences=evidence.licences,
                 versions=evidence.versions,
                 commit=evidence.commit,
@@ -184,12 +195,50 @@ def verify(run: str) -> str:
     if not (beside / EVIDENCE_FILE).is_file():
         return f"{said}; its evidence is not beside it and was not verified"
     for key, name in JUDGED_BY.items():
+        if name == WRITTEN_FILE and key not in manifest.lineage:
+            continue
         if not (beside / name).is_file() or file_digest(beside / name) != manifest.lineage.get(key):
             raise ValueError(
                 f"{beside / name} is not the file that the release was judged by "
                 f"({manifest.lineage.get(key, 'none')[:12]}); run the recipe again"
             )
     return f"{said}; {_verify_sources(_storage_of(run), manifest, beside / EVIDENCE_FILE)}"
+
+
+def verified(run: str) -> tuple[Path, Manifest, Storage]:
+    """A run's folder on this disk, its release's manifest, and the storage that it was made from, all as judged.
+
+    Raises:
+        ValueError: as `verify` does, or if the evidence is not there.
+    """
+    verify(run)
+    released = release_of(run)
+    folder = released.parent
+    if not (folder / EVIDENCE_FILE).is_file():
+        raise ValueError(f"{run} holds a release without its evidence; give the run's folder, <storage>/<name>")
+    storage = _storage_of(run) if "://" in run else Storage(str(folder.absolute().parent))
+    return folder, Manifest.read(released), storage
+
+
+def traced(run: str, pointer: str) -> Traced:
+    """Follows a number of a verified run's evidence; see `trace.trace`.
+
+    Raises:
+        ValueError: as `verified` does, or if the pointer leads nowhere.
+    """
+    folder, manifest, storage = verified(run)
+    test = storage.fetch(manifest.lineage["splits"]) / "test.parquet"
+    return trace(folder / EVIDENCE_FILE, pointer, answers=folder / ANSWERS_FILE, test=test)
+
+
+def keep(run: str, name: str, content: bytes) -> Path:
+    """Writes a file beside a run's evidence in one step, on a remote storage too, and returns where it lies here."""
+    path = release_of(run).parent / name
+    _in_one_step(path, lambda partial: partial.write_bytes(content))
+    if "://" in run and not run.startswith("file://"):
+        storage, of_run = _storage_of(run), run.rstrip("/").rpartition("/")[2]
+        storage.upload(path, f"{storage.root}/{of_run}/{name}")
+    return path
 
 
 def _verify_sources(storage: Storage, manifest: Manifest, evidence: Path) -> str:

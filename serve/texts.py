@@ -20,6 +20,7 @@ from deshi.serve.judging_texts import JUDGING_TEXTS
 from deshi.serve.language_model_texts import LANGUAGE_MODEL_TEXTS
 from deshi.serve.page_texts import PAGE_TEXTS
 from deshi.serve.recorded_texts import RECORDED_TEXTS
+from deshi.serve.review_texts import REVIEW_TEXTS
 from deshi.serve.section_texts import SECTION_TEXTS
 
 Language = Literal["ja", "en"]
@@ -41,6 +42,7 @@ PARTS: tuple[Mapping[str, tuple[str, str]], ...] = (
     LANGUAGE_MODEL_TEXTS,
     PAGE_TEXTS,
     RECORDED_TEXTS,
+    REVIEW_TEXTS,
     SECTION_TEXTS,
 )
 

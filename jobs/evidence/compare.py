@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence.answered import together
+from deshi.jobs.evidence.answered import together, written_together
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.operations import target_row
 from deshi.jobs.evidence.replacement import replacement
@@ -43,10 +43,11 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The evidence, and the answers of every model to the test rows that it was told from."""
+    """The evidence, the answers of every model to the test rows that it was told from, and what the models wrote."""
 
     evidence: Evidence
     answers: pa.Table
+    written: pa.Table | None = None
 
 
 def compare(
@@ -105,7 +106,7 @@ def compare(
         how=dict(task.how),
         seconds=seconds,
     )
-    return Comparison(evidence=found, answers=together(told))
+    return Comparison(evidence=found, answers=together(told), written=written_together(told))
 
 
 def model_row(lesson: Lesson, each: Contender, quality: Quality, *, id: str) -> ModelRow:
