@@ -14,7 +14,7 @@ import numpy as np
 from deshi.jobs.data.model_folder import check_model_folder
 from deshi.jobs.data.split import make_splits
 from deshi.jobs.data.tokens import tokenise
-from deshi.jobs.evidence import measure, quality
+from deshi.jobs.evidence import measure, quality, risk
 from deshi.jobs.evidence.endpoint import Felt, felt
 from deshi.jobs.evidence.latency import LatencyRow
 from deshi.jobs.evidence.scores import SCORES
@@ -212,6 +212,7 @@ TASK = Task(
     felt=felt_at,
     controls=controls,
     answered=quality.answered,
+    risk=risk.of_classifier,
     facts=quality.facts,
     score_name=lambda recipe: recipe.kpi.quality.score,
     how=HOW,

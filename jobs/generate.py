@@ -15,7 +15,7 @@ from deshi.jobs.data.model_folder import check_model_folder
 from deshi.jobs.data.render import refuse_unrenderable
 from deshi.jobs.data.sequences import SequenceSplits, make_sequence_splits
 from deshi.jobs.data.vocabulary_match import same_vocabulary
-from deshi.jobs.evidence import asked_text, choices, measure_text, text_scores
+from deshi.jobs.evidence import asked_text, choices, measure_text, risk, text_scores
 from deshi.jobs.evidence.chat_endpoint import felt_chat
 from deshi.jobs.evidence.endpoint import Felt
 from deshi.jobs.evidence.latency import LatencyRow
@@ -269,6 +269,7 @@ TASK = Task(
     felt=felt,
     controls=controls,
     answered=asked_text.answered,
+    risk=risk.of_language_model,
     facts=asked_text.facts,
     score_name=lambda _: "same_top",
     how=HOW,

@@ -107,6 +107,7 @@ def prepare(
     task = task_of(recipe)
     with said.stage("data", f"{recipe.data.train} and {recipe.data.test}"):
         rows, teacher_rows = preflight.split(recipe, store), preflight.teacher_rows(recipe, store)
+        preflight.refuse_unpriced(recipe, rows)
     if until == "data":
         return None
     with said.stage("machine", "starting Ray"):

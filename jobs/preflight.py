@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deshi.jobs.data.rows import read_bytes
+from deshi.jobs.data.split import Splits
+from deshi.jobs.evidence import error_cost
 from deshi.jobs.recipe import Data, Recipe
 from deshi.jobs.session import refuse_unreadable
 from deshi.jobs.stages.deepspeed_config import deepspeed_config
@@ -76,6 +78,12 @@ def split(recipe: Recipe, storage: Storage, data: Data | None = None) -> Output:
         task_of(recipe).make_splits(data, recipe.seed).write(out)
 
     return storage.stage("splits", inputs, build)
+
+
+def refuse_unpriced(recipe: Recipe, rows: Output) -> None:
+    """Raises ValueError if `business.error_cost` does not price every error that the rows' labels allow."""
+    if isinstance(recipe.business.error_cost, dict):
+        error_cost.refuse_unpriced(recipe.business.error_cost, Splits.read(rows.path).labels)
 
 
 def teacher_rows(recipe: Recipe, storage: Storage) -> Output:

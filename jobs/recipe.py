@@ -159,6 +159,9 @@ class Resources(Part):
     search: SearchResources = SearchResources()
     validation_tokens: int | None = Field(8192, ge=1, description="generate: scored by every trial; null: all")
     test_tokens: int | None = Field(None, ge=1, description="generate: scored by the final comparison; null: all")
+    explanation_ceiling: bool = Field(
+        False, description="classify: teach the teacher twice, to see how far two teachers' reasons agree"
+    )
     load_seconds: float = Field(8, ge=2, description="how long each finalist's endpoint is loaded at peak_rps")
 
 

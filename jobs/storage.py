@@ -108,6 +108,7 @@ CODE: dict[str, tuple[str, ...]] = {
         "../serve/engines/*.py",
         *_READING,
     ),
+    "explained": ("evidence/explanations.py", "evidence/words.py"),
     "finalist": ("finalist.py", "classify.py", "generate.py", "../serve/classifier.py"),
     "felt": (
         "evidence/endpoint.py",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from deshi.jobs.evidence.answered import Answered
     from deshi.jobs.evidence.endpoint import Felt
     from deshi.jobs.evidence.latency import LatencyRow
+    from deshi.jobs.evidence.risk import Compared
+    from deshi.jobs.evidence.risk_schema import Risk
     from deshi.jobs.evidence.schema import DataFacts
     from deshi.jobs.finalist import Finalist
     from deshi.jobs.ladder import Line
@@ -86,6 +88,7 @@ class Task:
     felt: Callable[[Lesson, Finalist, Target], Felt]
     controls: Callable[[Sequence[Line], Line | None, int], dict[str, Candidate]]  # the winner's line, teacher's depth
     answered: Callable[[Lesson, Sequence[Contender], str], dict[str, Answered]]
+    risk: Callable[[Lesson, Machine, Compared], Risk]
     facts: Callable[[Lesson], DataFacts]
     score_name: Callable[[Recipe], str]
     how: Mapping[str, str]  # what was done, in words

@@ -16,11 +16,13 @@ from typing import Literal, NamedTuple, get_args
 
 from deshi.serve.business_texts import BUSINESS_TEXTS
 from deshi.serve.gate_texts import GATE_TEXTS
+from deshi.serve.init_texts import INIT_TEXTS
 from deshi.serve.judging_texts import JUDGING_TEXTS
 from deshi.serve.language_model_texts import LANGUAGE_MODEL_TEXTS
 from deshi.serve.page_texts import PAGE_TEXTS
 from deshi.serve.recorded_texts import RECORDED_TEXTS
 from deshi.serve.review_texts import REVIEW_TEXTS
+from deshi.serve.risk_texts import RISK_TEXTS
 from deshi.serve.section_texts import SECTION_TEXTS
 
 Language = Literal["ja", "en"]
@@ -38,11 +40,13 @@ class Text(NamedTuple):
 PARTS: tuple[Mapping[str, tuple[str, str]], ...] = (
     BUSINESS_TEXTS,
     GATE_TEXTS,
+    INIT_TEXTS,
     JUDGING_TEXTS,
     LANGUAGE_MODEL_TEXTS,
     PAGE_TEXTS,
     RECORDED_TEXTS,
     REVIEW_TEXTS,
+    RISK_TEXTS,
     SECTION_TEXTS,
 )
 

@@ -15,9 +15,11 @@ import pyarrow as pa
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.evidence.answered import together, written_together
+from deshi.jobs.evidence.business_case import cases
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.operations import target_row
 from deshi.jobs.evidence.replacement import replacement
+from deshi.jobs.evidence.risk import Compared
 from deshi.jobs.evidence.schema import Evidence, LeftOut, ModelRow, Quality, Role
 from deshi.jobs.evidence.story import Story
 from deshi.jobs.evidence.verdict import verdict
@@ -73,6 +75,9 @@ def compare(
     told = {"chosen" if each is winner else each.id: asked[each.id] for each in contenders}
     rows = [model_row(lesson, each, told[name].quality, id=name) for each, name in zip(contenders, told, strict=True)]
     kpis = kpi_rows(rows[0], recipe.kpi, recipe.targets, margin=recipe.margin, currency=recipe.business.currency)
+    facts = task.facts(lesson)
+    compared = Compared(winner=winner, teacher=teacher, told=told, rows=rows, facts=facts, removed=story.removed)
+    risk = task.risk(lesson, machine, compared)
     spoken = verdict(kpis, slices=rows[0].quality.slices, confidence=recipe.kpi.quality.confidence)
     found = Evidence(
         name=recipe.name,
@@ -84,7 +89,7 @@ def compare(
         recipe=recipe.model_dump(mode="json"),
         currency=recipe.business.currency,
         score_name=task.score_name(recipe),
-        data=task.facts(lesson),
+        data=facts,
         models=tuple(rows),
         left_out=tuple(left_out),
         front=story.front,
@@ -102,6 +107,8 @@ def compare(
             decision=spoken.decision,
         ),
         removed=story.removed,
+        risk=risk,
+        business=cases(recipe, rows, risk),
         licences={"teacher": recipe.teacher.licence, "data": recipe.data.licence},
         how=dict(task.how),
         seconds=seconds,

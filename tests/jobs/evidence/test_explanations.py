@@ -30,7 +30,7 @@ from deshi.jobs.stages.vocabulary import prune_vocabulary
 def teacher(tiny_model, tiny_rows, tmp_path_factory) -> tuple:
     folder = tmp_path_factory.mktemp("explained") / "model"
     tiny_model(folder, labels=3, layers=2)
-    return folder, tiny_rows(12, seed=3)["text"].to_pylist()
+    return folder, tiny_rows(6, seed=3)["text"].to_pylist()
 
 
 def opened(folder) -> Explained:
@@ -89,25 +89,21 @@ def test_a_linear_model_by_hand(teacher):
 
 def test_a_student_that_is_the_teacher_agrees_and_random_ones_do_not(teacher):
     folder, texts = teacher
-    others = {
-        "same": lambda: opened(folder),
-        **{
-            f"random {seed}": lambda seed=seed: open_model(
-                folder, lambda path: untrained(path, seed=seed), max_length=64
-            )
-            for seed in range(6)
-        },
-    }
-    told = explain(opened(folder), others, texts, steps=8)
+
+    def random(seed):
+        return lambda: open_model(folder, lambda path: untrained(path, seed=seed), max_length=64)
+
+    others = {"same": lambda: opened(folder)} | {f"random {seed}": random(seed) for seed in range(1, 5)}
+    told = explain(opened(folder), others, texts, steps=6)
     assert told.pop("same") == pytest.approx([1.0] * len(texts))
     assert abs(np.mean([value for values in told.values() for value in values])) < 0.25
-    assert len({tuple(values) for values in told.values()}) == 6  # six seeds, six models
+    assert len({tuple(values) for values in told.values()}) == 4  # four seeds, four models
 
 
 def test_a_smaller_vocabulary_is_compared_word_by_word(teacher, tmp_path):
     folder, texts = teacher
     prune_vocabulary(folder, tmp_path / "pruned", [*texts, "who wrote"])
-    told = explain(opened(folder), {"pruned": lambda: opened(tmp_path / "pruned")}, texts, steps=8)
+    told = explain(opened(folder), {"pruned": lambda: opened(tmp_path / "pruned")}, texts, steps=6)
     ids = [opened(path)._tokens(texts[0])[0].tolist() for path in (folder, tmp_path / "pruned")]
     assert ids[0] != ids[1]
     assert told["pruned"] == pytest.approx([1.0] * len(texts))

@@ -15,12 +15,20 @@ from deshi.jobs.evidence.measure import Answers
 from deshi.jobs.evidence.risk import SURE, at_temperature_1, confident_wrong, costs
 from deshi.jobs.evidence.risk_ledger import ledger, level_of, worst_slice
 from deshi.jobs.evidence.risk_schema import Explanations, Risk
-from deshi.jobs.evidence.schema import Removed
+from deshi.jobs.evidence.schema import ModelRow, Removed
 from deshi.serve.texts import TEXTS, recorded, text
 from tests.jobs.evidence.evidence_fixture import build_evidence
 
 GIVEN = build_evidence()
-CHOSEN, TEACHER = GIVEN.model_row("chosen"), GIVEN.model_row("teacher")
+TEACHER = GIVEN.model_row("teacher")
+UNHARMED = tuple(part.model_copy(update={"harmed": False}) for part in GIVEN.model_row("chosen").quality.slices)
+
+
+def chosen_with(*, scheme: str = "fp32", **quality: object) -> ModelRow:
+    """The fixture's chosen model, no slice of it proven harmed and nothing of it rounded."""
+    given = GIVEN.model_row("chosen")
+    told = given.quality.model_copy(update={"slices": UNHARMED} | quality)
+    return given.model_copy(update={"quality": told, "scheme": scheme})
 
 
 def share(value: float, low: float | None = None, high: float | None = None) -> Figure:
@@ -53,7 +61,7 @@ def test_a_level_goes_by_the_interval_as_a_verdict_does(figure, level):
 
 
 def told(risk: Risk, **changes: object) -> dict:
-    values = {"recipe": recipe(), "chosen": CHOSEN, "removed": Removed(), "facts": GIVEN.data} | changes
+    values = {"recipe": recipe(), "chosen": chosen_with(), "removed": Removed(), "facts": GIVEN.data} | changes
     rows = ledger(values["recipe"], values["chosen"], TEACHER, values["facts"], values["removed"], risk)
     assert len({row.code for row in rows}) == len(rows)
     assert [row.level for row in rows] == sorted(
@@ -71,17 +79,13 @@ def test_what_nobody_looked_at_is_always_in_it():
 
 
 def test_a_harmed_slice_is_high_and_is_the_one_that_is_named():
-    slices = list(CHOSEN.quality.slices)
-    surest = max(slices, key=lambda part: part.drop.low)
-    assert worst_slice(slices) == surest
-    harmed = min(slices, key=lambda part: part.drop.low).model_copy(update={"harmed": True})
-    slices[slices.index(min(slices, key=lambda part: part.drop.low))] = harmed
-    chosen = CHOSEN.model_copy(update={"quality": CHOSEN.quality.model_copy(update={"slices": tuple(slices)})})
-    row = told(Risk(), chosen=chosen)["worst_slice"]
+    by_drop = sorted(UNHARMED, key=lambda part: part.drop.low)
+    assert worst_slice(UNHARMED) == by_drop[-1]
+    harmed = by_drop[0].model_copy(update={"harmed": True})
+    row = told(Risk(), chosen=chosen_with(slices=(harmed, *by_drop[1:])))["worst_slice"]
     assert (row.level, row.figure) == ("high", harmed.drop)
     assert row.values["harmed"] == "1" and row.values["slice"] == f"{harmed.column} = {harmed.value}"
-    nothing = CHOSEN.model_copy(update={"quality": CHOSEN.quality.model_copy(update={"slices": ()})})
-    assert told(Risk(), chosen=nothing)["no_slices"].level == "unknown"
+    assert told(Risk(), chosen=chosen_with(slices=()))["no_slices"].level == "unknown"
 
 
 def test_the_counter_measure_of_calibration_was_measured():
@@ -96,12 +100,11 @@ def test_confident_errors_and_rounding_are_held_against_what_they_are_compared_w
     worse, like = share(0.05, 0.04, 0.06), share(0.02, 0.01, 0.03)
     assert told(Risk(confident_wrong=worse, teacher_confident_wrong=like))["confident_wrong"].level == "high"
     assert told(Risk(confident_wrong=like, teacher_confident_wrong=like))["confident_wrong"].level == "low"
-    rounded = CHOSEN.model_copy(update={"scheme": "w8a8"})
+    rounded = chosen_with(scheme="w8a8")
     assert told(Risk(rare_divergence=worse, common_divergence=like), chosen=rounded)["quantization"].level == "high"
     assert told(Risk(), chosen=rounded)["quantization"].level == "unknown"
     assert told(Risk(), chosen=rounded)["removed"].level == "low"
-    full = CHOSEN.model_copy(update={"scheme": "fp32"})
-    assert "quantization" not in told(Risk(), chosen=full)
+    assert "quantization" not in told(Risk())
 
 
 def test_reasons_lie_between_the_floor_and_the_ceiling():
@@ -137,8 +140,7 @@ def test_every_row_has_words_in_both_languages(lang):
         explanations=Explanations(agreement=share(0.5)),
     )
     measures = {"repetition": share(0.1), "forget_perplexity_ratio": share(2.0)}
-    quality = CHOSEN.quality.model_copy(update={"measures": measures})
-    chosen = CHOSEN.model_copy(update={"quality": quality, "scheme": "w8a8"})
+    chosen = chosen_with(scheme="w8a8", measures=measures)
     cut = Removed(layers=(1, 2), vocabulary=9000, parameters_share=0.6)
     facts = GIVEN.data.model_copy(update={"near_twins": 2, "truncated": {"test": 0.2}})
     unknown = recipe(teacher="unknown", data="unknown")
