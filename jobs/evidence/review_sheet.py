@@ -95,22 +95,22 @@ def workbook(items: Sequence[Shown], *, name: str, release: str) -> bytes:
     to_fill = PatternFill("solid", fgColor="FFF7E0")
     top = Alignment(vertical="top", wrap_text=True)
 
-    _write(sheet.cell(1, 1), f"{both('title')}: {name}").font = Font(bold=True, size=14)
-    _write(sheet.cell(2, 1), both("release"))
-    _write(sheet.cell(2, 2), release).font = Font(color="5B6573")
-    _write(sheet.cell(3, 1), both("name")).font = Font(bold=True)
+    _write(sheet, 1, 1, f"{both('title')}: {name}").font = Font(bold=True, size=14)
+    _write(sheet, 2, 1, both("release"))
+    _write(sheet, 2, 2, release).font = Font(color="5B6573")
+    _write(sheet, 3, 1, both("name")).font = Font(bold=True)
     sheet.cell(3, 2).fill, sheet.cell(3, 2).border = to_fill, box
     for row, key in ((4, "blind"), (5, "rule"), (6, "back")):
-        _write(sheet.cell(row, 1), both(key))
+        _write(sheet, row, 1, both(key))
     head = 8
     for column, key in enumerate(COLUMNS, start=1):
-        cell = _write(sheet.cell(head, column), both(key))
+        cell = _write(sheet, head, column, both(key))
         cell.font, cell.alignment, cell.border = Font(bold=True), top, box
         sheet.column_dimensions[get_column_letter(column)].width = WIDTHS[column - 1]
     for row, item in enumerate(items, start=head + 1):
         sheet.cell(row, 1).value = item.row
         for column, words in enumerate((item.text, item.a, item.b), start=2):
-            _write(sheet.cell(row, column), words)
+            _write(sheet, row, column, words)
         for column in range(1, len(COLUMNS) + 1):
             sheet.cell(row, column).alignment, sheet.cell(row, column).border = top, box
             if column > len(SHOWN):
@@ -132,8 +132,10 @@ def workbook(items: Sequence[Shown], *, name: str, release: str) -> bytes:
     return out.getvalue()
 
 
-def _write(cell: Cell, words: str) -> Cell:
+def _write(sheet: Worksheet, row: int, column: int, words: str) -> Cell:
     """Words as words: a text that begins with "=" must not become a formula, nor may it hold control characters."""
+    cell = sheet.cell(row, column)
+    assert isinstance(cell, Cell)
     cell.value = ILLEGAL_CHARACTERS_RE.sub(" ", words.replace("\r\n", "\n"))
     cell.data_type = "s"
     return cell

@@ -14,7 +14,11 @@ from typer.testing import CliRunner
 from deshi.jobs import review_run, run_folder
 from deshi.jobs.cli import app
 from deshi.jobs.data.split import split_rows, table_fingerprint
+from deshi.jobs.evidence import link_check, report
+from deshi.jobs.evidence.answered import Answered, written_together
 from deshi.jobs.evidence.review_schema import KEY_FILE, REVIEW_FILE, Review, ReviewKey
+from deshi.jobs.evidence.written_answers import WrittenAnswer
+from deshi.jobs.evidence.written_answers import table as written_table
 from deshi.jobs.storage import Storage, file_digest
 from deshi.serve import release
 from deshi.serve.kpi import Kpi, Target
@@ -66,7 +70,7 @@ def run(tmp_path, tiny_rows) -> Path:
         "teacher": labels,
         "static": [other[label] for label in labels],
     }
-    table = pa.table(
+    answered = pa.table(
         {
             "model": [model for model, said in answers.items() for _ in said],
             "row": list(range(60)) * 3,
@@ -74,7 +78,7 @@ def run(tmp_path, tiny_rows) -> Path:
         }
     )
     evidence = build_evidence(data=rows.facts())
-    return _released(tmp_path / "runs" / "trec", evidence, splits.key, {"test-answers.parquet": table})
+    return _released(tmp_path / "runs" / "trec", evidence, splits.key, {"test-answers.parquet": answered})
 
 
 def _filled(run: Path, name: str, **said: object) -> Path:
@@ -112,9 +116,11 @@ def test_a_review_from_the_command_line_reaches_the_report(run):
     letters = [item.student for item in key.items if item.differs]
     student_a = letters.count("A") / len(letters)
     assert found.student.satisfaction.value == pytest.approx(10 / 60 * (4 - student_a) + 50 / 60 * (4 + 3) / 2)
-    report = (run / "report.html").read_text(encoding="utf-8")
+    written = (run / "report.html").read_text(encoding="utf-8")
     figure = f'<data value="{found.student.satisfaction.value}" data-evidence="review.json#/student/satisfaction"'
-    assert report.count(figure) == 2 and "まだ聞いていません" not in report
+    assert written.count(figure) == 2 and "まだ聞いていません" not in written
+    links = link_check.check(written, report.read(run / "evidence.json"), found)
+    assert not [missing for missing in links.missing if "review" in missing]
     assert run_folder.verify(str(run)).startswith(str(run))
 
 
@@ -137,6 +143,18 @@ def test_a_language_models_answers_are_what_it_wrote(tmp_path):
     (run / "written-answers.parquet").unlink()
     with pytest.raises(ValueError, match=r"written-answers\.parquet is not the file that the release was judged by"):
         review_run.write_sheets(str(run), rows=60, out=None)
+
+
+def test_what_models_wrote_stands_under_each_other_by_model():
+    rows = pa.table({"row": [0]})
+    wrote = [WrittenAnswer(row=4, text="yes", tokens=(1, 2), length=3, ended=True)]
+    quality = build_evidence().models[1].quality
+    models = {
+        name: Answered(quality=quality, rows=rows, written=written_table(wrote)) for name in ("chosen", "teacher")
+    }
+    expected = {"row": 4, "text": "yes", "length": 3, "ended": True}
+    assert written_together(models).to_pylist() == [{"model": "chosen"} | expected, {"model": "teacher"} | expected]
+    assert written_together({"chosen": Answered(quality=quality, rows=rows)}) is None
 
 
 @pytest.mark.parametrize("changed", ["release/engines/static-fp32/model.txt", "test-answers.parquet", "evidence.json"])
