@@ -106,6 +106,7 @@ def run(
         mapping={} if mapping is None else {file_digest(mapping): mapping.name},
         rows_file={file_digest(partial): rows_path.name},
         tolerance=tolerance,
+        confidence=confidence,
         ignored=tuple(sorted(set(ignore))),
         outcomes=diff_figures.outcomes_of(rows, confidence=confidence),
         statuses=diff_figures.statuses_of(rows),

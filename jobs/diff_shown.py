@@ -22,8 +22,8 @@ LONGEST = 60  # characters of a value
 MEANING = {
     "same": "the replies are the same",
     "value": "same shape, another value",
-    "shape": "a key is missing, extra or of another type",
-    "failed": "no reply, no JSON or another status",
+    "shape": "key missing, extra, other type",
+    "failed": "no reply, no JSON, other status",
 }
 
 
@@ -43,7 +43,7 @@ def show(found: Diff, rows: Sequence[DiffRow], path: Path, *, show: bool) -> Non
 
 
 def _outcomes(found: Diff) -> Table:
-    table = Table("replies", "meaning", "share", "interval", "requests")
+    table = Table("replies", "meaning", "share", f"{100 * found.confidence:g}% interval", "requests")
     for name, figure in found.outcomes.items():
         count = round((figure.value or 0) * (figure.n or 0))
         table.add_row(name, MEANING[name], _percent(figure.value), _interval(figure), f"{count} of {figure.n}")
@@ -88,11 +88,11 @@ def _effort(found: Diff, path: Path) -> list[str]:
     pairs = ", ".join(f"{statuses} x{count}" for statuses, count in found.statuses.items())
     lines = []
     if found.mapping_keys.value:
-        lines.append(f"work on the mapping: {found.mapping_keys.value:.0f} keys differ in shape")
+        lines.append(f"keys that differ in shape (work on the mapping): {found.mapping_keys.value:.0f}")
     if found.review_rows.value:
-        lines.append(f"to be reviewed by people: {found.review_rows.value:.0f} replies differ in value alone")
+        lines.append(f"replies that differ in value alone (people review them): {found.review_rows.value:.0f}")
     if failed.value:
-        lines.append(f"to be looked into: {round(failed.value * (failed.n or 0))} failed")
+        lines.append(f"requests that failed (look into each): {round(failed.value * (failed.n or 0))}")
     if not lines:
         lines.append("nothing differs: clients need no change for these requests")
     if pairs:

@@ -64,6 +64,7 @@ class Diff(Frozen):
     mapping: dict[str, str] = Field(description="of the mapping file; empty: none")
     rows_file: dict[str, str] = Field(description="of the file of rows")
     tolerance: float
+    confidence: float = Field(description="of the intervals, the release's")
     ignored: tuple[str, ...]
     outcomes: dict[Outcome, Figure] = Field(description="shares of the requests")
     statuses: dict[str, int] = Field(description="'old/new' -> requests, where a status was not 2xx")

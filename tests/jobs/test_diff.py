@@ -144,7 +144,8 @@ def test_same_value_shape_and_failure_are_told_apart(run, old, tmp_path):
     written = (run / "diff.json").read_text() + (run / "diff.jsonl").read_text() + told.output
     assert SECRET not in written and "result.category" in told.output
     assert not any(word in told.output for word in (MAIL, "[MAIL]", "TIME", '"high"')), "no value without --show"
-    assert "2 keys differ in shape" in told.output and "1 replies differ in value alone" in told.output
+    assert "differ in shape (work on the mapping): 2\n" in told.output and "requests that failed" in told.output
+    assert "differ in value alone (people review them): 1\n" in told.output and "95% interval" in told.output
     assert {path: file_digest(path) for path in before} == before, "evidence and release are as they were"
 
 
