@@ -17,6 +17,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from deshi.jobs.business import CURRENCIES, Business
@@ -188,6 +189,13 @@ def _words(flag: str) -> Callable[[str, Known], str]:
     return read
 
 
+def _there(typed: str, known: Known) -> str:
+    place = _words("--test")(typed, known)
+    if "://" not in place and not Path(place).expanduser().is_file():
+        raise ValueError(f"--test {place} does not exist; check the path")
+    return place
+
+
 def _guessed_column(known: Known) -> str | None:
     seen = known.look
     return {"messages": seen.messages, "prompt_completion": seen.pair, "text": seen.text}[known.found["format"]] or (
@@ -229,7 +237,7 @@ DATA: tuple[Question, ...] = (
         default=_guessed_column,
         concerns=lambda known: not known.is_classify and not known.look.is_plain,
     ),
-    Question(key="test", read=_words("--test"), optional=True),
+    Question(key="test", read=_there, optional=True),
 )
 WORK: tuple[Question, ...] = (
     Question(key="teacher", read=_words("--teacher")),

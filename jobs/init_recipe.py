@@ -6,7 +6,8 @@ so that a reader sees what may be changed.
 
 from __future__ import annotations
 
-import textwrap
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from deshi.jobs.recipe import Distil, Search
 from deshi.serve.kpi import QualityKpi
 from deshi.serve.texts import Language, text
 
-WIDTH = {"ja": 58, "en": 108}  # characters of a comment's line; a Japanese one is two columns wide
+WIDTH = 108  # columns of a comment's line; a Japanese character takes two
 GENERATE = {"steps": 50, "batch_size": 4, "learning_rate": 2.0e-4, "temperature": 1.0, "ce_weight": 0.5}
 NO_BREAK_BEFORE = "。、，．）」』！？：；ー・"
 CLASSES_SHOWN = 30
@@ -49,10 +50,9 @@ class Drafted:
 
 def recipe_text(draft: Drafted, minutes: Minutes | None, lang: Language) -> str:
     """The whole file."""
-    lines = [_comment([text("init.say.header", lang, file=draft.source), *said(draft, minutes, lang)], lang)]
+    lines = [_comment([text("init.say.header", lang, file=draft.source), *said(draft, minutes, lang)])]
     for comments, part in _sections(draft, lang):
-        dumped = yaml.safe_dump(part, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)
-        lines.append(_comment(comments, lang) + dumped)
+        lines.append(_comment(comments) + _yaml(part))
     return "\n".join(lines)
 
 
@@ -65,8 +65,10 @@ def said(draft: Drafted, minutes: Minutes | None, lang: Language) -> list[str]:
 
     counts = {"rows": facts.rows, "labelled": facts.labelled, "unlabelled": facts.unlabelled}
     say(f"rows_{draft.found['task']}", **{name: f"{count:,}" for name, count in counts.items()})
-    if facts.dropped or facts.repeated:
-        say("removed", dropped=f"{facts.dropped:,}", repeated=f"{facts.repeated:,}")
+    if facts.dropped:
+        say("dropped", rows=f"{facts.dropped:,}")
+    if facts.repeated:
+        say("repeated", rows=f"{facts.repeated:,}")
     if facts.classes:
         largest = sorted(facts.classes.items(), key=lambda item: -item[1])
         shown = text("list.comma", lang).join(f"{name} {count:,}" for name, count in largest[:CLASSES_SHOWN])
@@ -197,22 +199,34 @@ def _kpi(draft: Drafted) -> dict[str, Any]:
     return kpi
 
 
+def _yaml(part: Mapping[str, Any]) -> str:
+    """Keys one under the other; what holds only plain values stands on a line."""
+    nested = any(isinstance(value, dict | list) for value in part.values())
+    style = None if nested else False
+    return str(yaml.safe_dump(dict(part), sort_keys=False, allow_unicode=True, default_flow_style=style, width=1000))
+
+
+def _comment(sentences: Sequence[str]) -> str:
+    return "".join(f"# {line}\n" for sentence in sentences for line in _wrapped(sentence))
+
+
+def _wrapped(sentence: str) -> Iterator[str]:
+    """Lines of at most `WIDTH` columns, cut between words and between Japanese characters that may begin a line."""
+    line, columns = "", 0
+    for piece in re.findall(r"[!-~]+|.", sentence):
+        wide = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in piece)
+        if columns + wide > WIDTH and piece not in NO_BREAK_BEFORE:
+            yield line.rstrip()
+            line, columns = "", 0
+        if line or piece != " ":
+            line, columns = line + piece, columns + wide
+    yield line.rstrip()
+
+
 def _points(share: float) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0")
+    return f"{100 * share:.1f}"
 
 
 def _plain(number: float) -> float:
     """A whole number without its point."""
     return int(number) if float(number).is_integer() else number
-
-
-def _comment(sentences: Sequence[str], lang: Language) -> str:
-    lines: list[str] = []
-    for sentence in sentences:
-        wrapped = textwrap.wrap(sentence, WIDTH[lang], break_on_hyphens=False)
-        for place, line in enumerate(wrapped):
-            if place and line[0] in NO_BREAK_BEFORE:
-                lines[-1] += line[0]
-                line = line[1:]
-            lines += [f"# {line.strip()}"] if line.strip() else []
-    return "".join(f"{line}\n" for line in lines)

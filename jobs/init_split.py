@@ -3,7 +3,7 @@
 A test part is drawn by the run's own rules (`jobs/data`): each text once, near-twins on one side, in proportion to the
 classes, by a seed. It takes `share` of the labelled rows (of all rows where nothing is labelled),
 
-    share = min(0.4, max(0.2, rows that prove the allowed drop / rows))
+    share = min(0.4, max(0.2, 1.05 x rows that prove the allowed drop / rows))
 
 since a test that is too small to prove anything is of no use, and what is tested is not learned from. Both parts are
 then split once as the run will split them, so that what a run would refuse is refused here.
@@ -32,6 +32,7 @@ from deshi.jobs.recipe import Data
 
 SHARE_LEAST, SHARE_MOST = 0.2, 0.4
 TEST_MOST = {"classify": 5000, "generate": 300}  # rows; a conversation is hundreds of tokens, each of them scored
+SLACK = 1.05  # whole groups of near-twins seldom fill a class's quota
 LEFT_IN_CLASS = 3  # rows of a class that stay to learn and to choose from
 TEST_LEAST = 40  # even if no row differs, fewer prove no drop below a tenth
 
@@ -156,7 +157,7 @@ def _parted(
 
 
 def _share(rows: int, needed: int | None, task: str) -> float:
-    wanted = max(TEST_LEAST, needed or 0) / max(1, rows)
+    wanted = SLACK * max(TEST_LEAST, needed or 0) / max(1, rows)
     return min(max(SHARE_LEAST, wanted), SHARE_MOST, TEST_MOST[task] / max(1, rows))
 
 

@@ -205,7 +205,7 @@ def _answer(
         _rows(read, files, columns).map_batches(
             Classifies if classifies else Writes,
             fn_constructor_args=(asked,),
-            compute=ray.data.ActorPoolStrategy(size=replicas),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=replicas),  # as the rows need
             batch_size=MAX_ROWS if classifies else PROMPTS_A_SLOT * served.slots,
             batch_format="pyarrow",
             num_cpus=cpus,
@@ -230,7 +230,7 @@ def _rows(read: Storage, files: Sequence[str], columns: Sequence[str]) -> Any:
     if kind == ".parquet":
         return ray.data.read_parquet(paths, **common)
     if kind == ".jsonl":
-        return ray.data.read_json(paths, lines=True, **common)
+        return ray.data.read_json(paths, **common)
     return ray.data.read_csv(
         paths,
         parse_options=arrow_csv.ParseOptions(newlines_in_values=True),

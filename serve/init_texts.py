@@ -70,10 +70,13 @@ _SAY = {
         "Rows: {rows}, of which {labelled} have a label and {unlabelled} have none.",
     ),
     "rows_generate": ("行数：{rows}行。", "Rows: {rows}."),
-    "removed": (
-        "このほかに、読めない行や空の行を {dropped}行、同じ文の繰り返しを {repeated}行除きました。",
-        "Left out: {dropped} rows that are blank or cannot be learned from, {repeated} rows that repeat "
-        "another's text.",
+    "dropped": (
+        "このほかに、空の行や学習に使えない行が {rows}行ありました（除外）。",
+        "{rows} more rows are blank or cannot be learned from, and are left out.",
+    ),
+    "repeated": (
+        "このうち {rows}行は、ほかの行と同じ文の繰り返しです（1行だけ残します）。",
+        "{rows} of them repeat another row's text, which is kept once.",
     ),
     "classes": ("分類ごとの行数：{classes}。", "Rows by class: {classes}."),
     "split": (

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import runpy
+import unicodedata
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -41,8 +42,12 @@ def write_csv(path: Path, rows: int = 400, blank: int = 30, desks=DESKS) -> Path
             out.writerow(
                 [number, said, desk if number < rows else "", f"2026-{number % 12 + 1:02}-{number % 28 + 1:02}"]
             )
-        out.writerow([number + 1, said, ""])
+        out.writerow([number + 1, said, "", ""])
     return path
+
+
+def columns(line: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
 
 
 def made(folder: Path, source: Path, *, lang="en", ask=None, yes=True, force=False, name=None, **given):
@@ -68,7 +73,7 @@ def test_a_japanese_csv_becomes_a_japanese_recipe(tmp_path):
     assert recipe.business.currency == "JPY" and recipe.business.requests_per_month == 1_000_000
     assert "正解ラベルあり 400行" in written and "テスト" in written and "所要時間の目安" in written
     comments = [line for line in written.splitlines() if line.startswith("#")]
-    assert len(comments) > 15 and all(len(line) <= 62 for line in comments)
+    assert len(comments) > 15 and max(map(columns, comments)) <= 112
     assert any("請求 1" in sentence and "返品 1" in sentence for sentence in told)
     assert "deshi poc" in told[-1]
 
@@ -135,7 +140,9 @@ def test_pairs_and_passages_are_recognised(tmp_path, name, line, format):
     (tmp_path / name).write_text("\n".join(line(n, " ".join(rng.choices(words, k=12))) for n in range(200)))
     recipe, _, _ = made(tmp_path, tmp_path / name)
     assert (recipe.task, recipe.data.format) == ("generate", format)
-    assert rows_of(recipe.data.test, recipe.data, "generate").num_rows == 40
+    assert rows_of(recipe.data.test, recipe.data, "generate").num_rows == 80, (
+        "10 points take 150 rows, and 40% may be held out"
+    )
 
 
 def test_a_teacher_that_is_here_is_planned_and_read(tmp_path, tiny_rows, tiny_model):
@@ -180,7 +187,7 @@ def test_the_smallest_drop_is_the_formulas():
     told = proof("classify", 500, margin=0.05, confidence=0.95)
     deviates = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
     exact = 0.01 + deviates * math.sqrt((0.05 - 0.01**2) / 500)  # where (z)^2 var / (m - d)^2 = n
-    assert told.smallest == math.ceil(exact * 1000) / 1000 == 0.039
+    assert told.smallest == math.ceil(exact * 1000) / 1000 == 0.038
     assert told.needed == math.ceil(deviates**2 * (0.05 - 0.01**2) / 0.04**2) and told.is_enough
     assert (1 - told.without_flips) ** 500 == pytest.approx(0.0125)
     assert proof("classify", 500, margin=0.01, confidence=0.95).needed is None
@@ -301,5 +308,5 @@ def test_more_rows_are_held_out_where_the_margin_asks_for_them(tmp_path):
         "classify",
     )
     few, more = (parts_of(rows, None, data, "classify", needed=n, seed=0).facts.test for n in (None, 300))
-    assert few == pytest.approx(200, abs=5) and more == pytest.approx(300, abs=5)
+    assert few == pytest.approx(200, abs=5) and 300 <= more <= 320
     assert init_split.SHARE_MOST == 0.4
