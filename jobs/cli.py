@@ -42,6 +42,64 @@ def _quiet() -> None:
 
 
 @app.command()
+def init(
+    data: Annotated[str, typer.Argument(help="rows: .csv, .jsonl, .parquet or .txt")],
+    out: Annotated[Path, typer.Option(help="recipe to write")] = Path("recipe.yaml"),
+    task: Annotated[str | None, typer.Option(help="classify or generate")] = None,
+    text: Annotated[str | None, typer.Option(help="classify: column of the text")] = None,
+    label: Annotated[str | None, typer.Option(help="classify: column of the class")] = None,
+    format: Annotated[str | None, typer.Option(help="generate: messages, prompt_completion or text")] = None,
+    column: Annotated[str | None, typer.Option(help="generate: column; of a pair two, comma between")] = None,
+    test: Annotated[str | None, typer.Option(help="file of test rows; else some of the rows are held out")] = None,
+    teacher: Annotated[str | None, typer.Option(help="the large model: a folder, or an id on a hub")] = None,
+    first: Annotated[str | None, typer.Option(help="what comes first: quality, cost or speed")] = None,
+    drop_points: Annotated[float | None, typer.Option(help="allowed drop, 1 point = 0.01")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="with speed first: what users may wait, p95")] = None,
+    worst_true: Annotated[str | None, typer.Option(help="the costliest error: its true class")] = None,
+    worst_answered: Annotated[str | None, typer.Option(help="and the class that it is taken for")] = None,
+    worst_cost: Annotated[float | None, typer.Option(help="what one such error costs")] = None,
+    other_cost: Annotated[float | None, typer.Option(help="what one other error costs")] = None,
+    error_cost: Annotated[float | None, typer.Option(help="generate: what one wrong answer costs")] = None,
+    currency: Annotated[str | None, typer.Option(help="JPY, USD, EUR, ...")] = None,
+    threads: Annotated[int | None, typer.Option(help="of the machine that it will run on")] = None,
+    memory_mb: Annotated[float | None, typer.Option(help="that it may take there")] = None,
+    price_per_hour: Annotated[float | None, typer.Option(help="of one such machine")] = None,
+    requests_per_month: Annotated[float | None, typer.Option(help="how many requests there are")] = None,
+    peak_rps: Annotated[float | None, typer.Option(help="requests a second at the peak")] = None,
+    today_per_1000: Annotated[float | None, typer.Option(help="what 1,000 requests cost today")] = None,
+    name: Annotated[str | None, typer.Option(help="of the run; default the file's")] = None,
+    target: Annotated[str, typer.Option(help="name of the place where it will run")] = "onprem",
+    slices: Annotated[str | None, typer.Option(help="columns to report by, comma between")] = None,
+    lang: Annotated[Literal["ja", "en"] | None, typer.Option(help="default that of the locale")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="ask nothing: defaults for what is left out")] = False,
+    force: Annotated[bool, typer.Option("--force", help="write over what is there")] = False,
+) -> None:
+    """Ask what must be known and write a commented recipe: what the rows can prove, and the minutes to expect."""
+    flags = dict(locals())
+    _quiet()
+    with _refusals():
+        from deshi.jobs.init import Options, language_of
+        from deshi.jobs.init import init as write
+        from deshi.jobs.init_questions import QUESTIONS
+
+        options = Options(
+            name=name,
+            target=target,
+            slices=tuple(part.strip() for part in (slices or "").split(",") if part.strip()),
+            lang=lang or language_of(os.environ),
+            yes=yes,
+            force=force,
+        )
+        given = {question.key: flags[question.key] for question in QUESTIONS}
+        write(data, out, given, options, ask=_typed if sys.stdin.isatty() else None, say=typer.echo)
+
+
+def _typed(question: str, default: str) -> str:
+    """What a person types; blank for the default."""
+    return str(typer.prompt(question, default=default, show_default=bool(default)))
+
+
+@app.command()
 def poc(
     recipes: Annotated[list[Path], typer.Argument(help="recipe.yaml; several run side by side under one budget")],
     until: Annotated[str | None, typer.Option(help="stop after this stage: data, teach, answers, search")] = None,
@@ -147,6 +205,9 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Ray Serve, or one small process")] = True,
     despite_verdict: Annotated[bool, typer.Option(help="serve a release whose verdict is not ACCEPT")] = False,
+    speaks: Annotated[
+        Path | None, typer.Option(help="mapping.yaml of an old service, whose path and JSON are spoken too")
+    ] = None,
 ) -> None:
     """Serve a run's winner on this machine: POST /classify, or OpenAI's /v1/chat/completions and /v1/completions."""
     with _refusals():
@@ -156,11 +217,73 @@ def serve(
         if ray:
             from deshi.serve.run import serve_with_ray
 
-            serve_with_ray(folder, target=target, host=host, port=port, despite_verdict=despite_verdict)
+            serve_with_ray(folder, target=target, host=host, port=port, despite_verdict=despite_verdict, speaks=speaks)
             return
         from deshi.serve.process import serve_in_process
 
-        serve_in_process(folder, target=target, host=host, port=port, despite_verdict=despite_verdict)
+        serve_in_process(folder, target=target, host=host, port=port, despite_verdict=despite_verdict, speaks=speaks)
+
+
+@app.command()
+def predict(
+    run: Run,
+    rows: Annotated[str, typer.Argument(help="a .parquet, .jsonl or .csv, or a folder of one kind; a path or URI")],
+    out: Annotated[str, typer.Option("--out", "-o", help="folder to write Parquet to; a path or URI")],
+    column: Annotated[str | None, typer.Option(help="what is answered; default the recipe's text")] = None,
+    target: Annotated[str | None, typer.Option(help="target of the recipe; default the first")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="of a language model's completion")] = 256,
+    despite_verdict: Annotated[bool, typer.Option(help="use a release whose verdict is not ACCEPT")] = False,
+) -> None:
+    """Answer a file or folder of rows with a run's winner, by Ray Data: the batch path beside `serve`."""
+    _quiet()
+    with _refusals():
+        from deshi.jobs.predict import predict as answered
+
+        made = answered(
+            run,
+            rows,
+            out,
+            column=column,
+            target=target,
+            max_tokens=max_tokens,
+            despite_verdict=despite_verdict,
+        )
+        typer.echo(f"{made.place}: {made.rows:,} rows, {made.unanswered:,} of them without an answer")
+
+
+@app.command()
+def diff(
+    url: Annotated[str, typer.Argument(help="of the old service: http(s)://host, or with the path of its requests")],
+    run: Run,
+    requests: Annotated[Path, typer.Option(help=".jsonl, an old request a line; or {path, body} a line")],
+    mapping: Annotated[Path | None, typer.Option(help="mapping.yaml; without it requests are ours already")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="'name: value' for the old service; several times")] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="key that may differ, e.g. result.score; several")] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="by which numbers may differ")] = 0,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="most requests a second; default one by one")] = None,
+    target: Annotated[str | None, typer.Option(help="target of the recipe; default the first")] = None,
+    out: Annotated[Path | None, typer.Option(help=".jsonl to write; default diff.jsonl in the run's folder")] = None,
+    show: Annotated[bool, typer.Option(help="show values that differ, which may hold customer text")] = False,
+    unmasked: Annotated[bool, typer.Option(help="leave personal data as it stands")] = False,
+) -> None:
+    """Send a file of requests to an old service and to a run's release, and tell how the replies differ."""
+    with _refusals():
+        from deshi.jobs import diff as migration
+
+        migration.run(
+            url,
+            run,
+            requests,
+            mapping=mapping,
+            headers=header or [],
+            ignore=ignore or [],
+            tolerance=tolerance,
+            rate=rate,
+            target=target,
+            out=out,
+            show=show,
+            unmasked=unmasked,
+        )
 
 
 @app.command()
@@ -213,6 +336,19 @@ def report(
         typer.echo(write_report(run, lang=lang, out=out, form=form))
 
 
+@app.command()
+def changes(
+    run: Run,
+    unmasked: Annotated[bool, typer.Option(help="leave personal data as it stands")] = False,
+    lang: Annotated[Literal["ja", "en"], typer.Option(help="language of the page")] = "en",
+) -> None:
+    """Write the test rows that are answered otherwise than by the teacher, personal data masked."""
+    with _refusals():
+        from deshi.jobs.evidence.changes import write_changes
+
+        typer.echo(write_changes(run, unmasked=unmasked, lang=lang))
+
+
 class _SheetByDefault(TyperGroup):
     """`deshi review RUN` is `deshi review sheet RUN`."""
 
@@ -252,6 +388,22 @@ def review_import(
 
         typer.echo(table(import_answers(run, files)))
         typer.echo(str(write_page(run)))
+
+
+@app.command()
+def trace(
+    run: Run, pointer: Annotated[str, typer.Argument(help="data-evidence of a number on the page: /models/0/...")]
+) -> None:
+    """Follow a number of the report to its entry, its rows and how it came about, and compute it once more."""
+    with _refusals():
+        from deshi.jobs.run_folder import traced
+
+        told = traced(run, pointer)
+        typer.echo(json.dumps(told.entry, ensure_ascii=False, indent=2))
+        typer.echo(f"rows   {told.rows}")
+        if told.agrees is not None:
+            typer.echo(f"again  {told.again}: {'the same' if told.agrees else 'DIFFERS'}")
+            raise typer.Exit(0 if told.agrees else 1)
 
 
 @app.command()
