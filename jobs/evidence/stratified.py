@@ -10,7 +10,9 @@ which has no bias whatever share of the items was taken from either stratum (Coc
 Intervals are percentiles of a bootstrap over items: of n items of a stratum n - 1 are drawn with replacement and
 weighted by n / (n - 1), so that the variance has no bias (Rao and Wu 1988), and W is drawn anew as the share in N rows,
 since the rows themselves are a sample of all requests. A bootstrap knows only what it saw: where fewer than `FEW_FLIPS`
-items deviate from the rest, an interval of a share stands beside it and the wider end counts.
+items of a stratum deviate from the rest, an interval of a share stands beside it and the wider end counts. The strata's
+intervals are put together by their distances from the means: (W d_differing)^2 + ((1 - W) d_same)^2 (Zou and Donner
+2008).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from deshi.serve.statistics import FEW_FLIPS, Interval
@@ -65,11 +68,24 @@ class Strata:
         """The mean over all rows of a value between `least` and `most`, [items]."""
         value = float(self.weights @ values)
         low, high = self._percentiles(self.replicates @ values)
-        if _deviating(values) < FEW_FLIPS:
-            low_share, high_share = _wilson((value - least) / (most - least), self.weights, self.confidence)
-            low = min(low, least + low_share * (most - least))
-            high = max(high, least + high_share * (most - least))
+        parts = [values[np.array(self.differs) == stratum] for stratum in (True, False)]
+        if any(len(part) and _deviating(part) < FEW_FLIPS for part in parts):
+            below, above, shares = 0.0, 0.0, (self.rows_differing / self.rows, 1 - self.rows_differing / self.rows)
+            for part, share in zip(parts, shares, strict=True):
+                if len(part):
+                    mean, ends = part.mean(), self._of_stratum(part, least, most)
+                    below, above = below + (share * (mean - ends[0])) ** 2, above + (share * (ends[1] - mean)) ** 2
+            low, high = min(low, value - below**0.5), max(high, value + above**0.5)
         return Interval(value=value, low=low, high=high, n=len(values))
+
+    def _of_stratum(self, values: Floats, least: float, most: float) -> tuple[float, float]:
+        """The interval of one stratum's mean: Wilson's where few deviate, else from the standard error."""
+        if _deviating(values) < FEW_FLIPS:
+            share = (values.mean() - least) / (most - least)
+            low, high = _wilson(share, np.ones(len(values)), self.confidence)
+            return least + low * (most - least), least + high * (most - least)
+        reach = stats.norm.ppf((1 + self.confidence) / 2) * values.std(ddof=1) / len(values) ** 0.5
+        return values.mean() - reach, values.mean() + reach
 
     def difference(self, values: Floats, *, most: float) -> Interval:
         """The mean over all rows of a difference, [items], of at most `most` either way and 0 for the same answer.
