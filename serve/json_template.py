@@ -14,7 +14,16 @@ from collections.abc import Set
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import ChainableUndefined, StrictUndefined, Template, TemplateSyntaxError, Undefined, UndefinedError, meta
+from jinja2 import (
+    ChainableUndefined,
+    StrictUndefined,
+    Template,
+    TemplateRuntimeError,
+    TemplateSyntaxError,
+    Undefined,
+    UndefinedError,
+    meta,
+)
 from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup
 
@@ -48,7 +57,7 @@ class NotThere(ValueError):
 
 def unknown() -> Any:
     """Stands for a value of which nothing is known yet: it has every name."""
-    return ChainableUndefined(exc=TypeError)
+    return ChainableUndefined(exc=TemplateRuntimeError)  # no UndefinedError, which is told as NotThere
 
 
 def rendered(source: str, **values: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from starlette.routing import Route
@@ -66,6 +67,14 @@ def test_the_old_json_is_answered_and_the_own_route_stays(client):
     assert [row["category"] for row in told["results"]] == ["PERSON", "PLACE"]
     assert "engine;dur=" in reply.headers["server-timing"]
     assert PATH in client.get("/docs").text
+
+
+def test_the_example_speaks(opened):
+    mapping = WireMapping.read(Path(__file__).parents[2] / "examples" / "trec" / "mapping.yaml", opened.serving)
+    with client_of(opened, mapping) as client:
+        told = client.post(mapping.path, json={"id": 7, "question": {"text": "who"}}).json()
+        assert told["id"] == 7 and told["result"]["category"] == "PERSON" and told["result"]["score"] > 0.9
+        assert client.post(mapping.path, json={"id": 7}).json()["code"] == 400
 
 
 def test_no_text_breaks_out_of_its_place(opened):
