@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from scipy.stats import rankdata
@@ -18,12 +20,15 @@ from deshi.jobs.evidence.explanations import (
     _centred,
     agreement,
     explain,
+    explanations,
     open_model,
     picked,
     untrained,
 )
 from deshi.jobs.stages.prune import load_classifier
 from deshi.jobs.stages.vocabulary import prune_vocabulary
+from deshi.jobs.storage import Storage
+from deshi.serve.texts import recorded
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +139,33 @@ def test_which_texts_are_explained():
     assert some != picked(texts, [7] * 250, seed=2)
     assert len(picked(texts, [TOKENS // 5] * 250, seed=1)) == 5
     assert len(picked(texts, [2 * TOKENS] * 250, seed=1)) == 1
+
+
+def test_the_figures_are_kept_and_told_again_without_a_model(teacher, tmp_path):
+    folder, texts = teacher
+    storage = Storage(str(tmp_path))
+    made = storage.stage("given", {"model": "tiny"}, lambda out: shutil.copytree(folder, out / "model"))
+    lesson = SimpleNamespace(
+        recipe=SimpleNamespace(
+            seed=1,
+            data=SimpleNamespace(max_length=64),
+            kpi=SimpleNamespace(quality=SimpleNamespace(confidence=0.95)),
+        ),
+        storage=storage,
+        teacher_key=made.key,
+        teacher=made.path / "model",
+        splits_key="splits-0",
+        splits=SimpleNamespace(table=lambda name: pa.table({"text": texts[:3]})),
+    )
+    found = explanations(lesson, made, reseeded=None, load=load_classifier)
+    assert (found.agreement.value, found.agreement.n, found.agreement.unit) == (pytest.approx(1), 3, "correlation")
+    assert found.floor.value < 0.9 and found.ceiling is None
+    for figure in (found.agreement, found.floor):
+        assert recorded(figure.how, "ja") != figure.how
+
+    def fails(folder):
+        raise AssertionError("asked again")
+
+    assert explanations(lesson, made, reseeded=None, load=fails) == found
+    reseeded = explanations(lesson, made, reseeded=made, load=load_classifier)
+    assert reseeded.ceiling.value == pytest.approx(1)
