@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _FIRST_SCREEN: dict[str, tuple[str, str]] = {
-    "number.with_interval": ("{value}（{between}）", "{value} ({between})"),
+    "number.in_brackets": ("（{between}）", "({between})"),
     "page.title": ("小型化の評価報告書", "Model reduction report"),
     "page.kicker": ("Deshi 評価報告書", "Deshi evidence report"),
     "page.language": ("日本語", "English"),
@@ -51,7 +51,7 @@ _FIRST_SCREEN: dict[str, tuple[str, str]] = {
         "{target}では、推論の費用が月{today}から月{new}に増えます。{payback}",
         "On {target}, inference rises from {today} to {new} a month. {payback}",
     ),
-    "answer.cost.other": ("{target}：{share}", "{target}: {share}"),
+    "answer.cost.other": ("{target}では {share}", "{share} on {target}"),
     "answer.cost.no_account": (
         "{target}での1,000件あたりの費用です（教師は{before}）。事業の前提がないため、削減率は計算していません。",
         "Cost of 1,000 requests on {target} (teacher: {before}). Without a business case no share was computed.",
@@ -173,8 +173,7 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "account.no_once": ("レシピに初期費用の記載はありません。", "The recipe states no money that is spent once."),
     "account.none": ("値なし", "no value"),
-    "account.never": ("期間内に回収できません", "not within the horizon"),
-    "account.top": ("上位三つ", "the three that matter most"),
+    "account.never": ("評価期間内の回収なし", "not within the horizon"),
     "ledger.empty": ("この証拠にはリスクの測定がありません。", "This evidence holds no measurement of risk."),
     "ledger.measured": ("測定したリスク", "What was measured"),
     "ledger.figure": ("リスク台帳の測定値", "a risk of the ledger"),
@@ -206,7 +205,7 @@ _SECTIONS: dict[str, tuple[str, str]] = {
     "sign.engineer": ("基盤担当者", "platform engineer"),
     "sign.owner": ("業務責任者", "business owner"),
     "sign.auditor": ("監査担当者", "auditor"),
-    "book.kpis": ("KPI", "KPIs"),
+    "book.kpis": ("KPI一覧", "KPIs"),
     "book.models": ("モデル", "models"),
     "book.account": ("費用と効果", "account"),
     "book.risks": ("リスク", "risks"),

@@ -22,10 +22,11 @@ RESULTS = ("inference_saving_share", "monthly_saving", "staff_hours", "roi", "np
 def results(case: BusinessCase, s: Shown) -> list[tuple[str, Markup]]:
     """What the account comes to, by name; a figure without a value says why elsewhere, in `says`."""
     figures = [(name, getattr(case, name)) for name in RESULTS]
+    missing = {"payback_months": "account.never"}
     return [
         (
             named("account", name, s.lang),
-            s.say("account.none") if figure.value is None else s.cell(figure, style_of(figure.unit)),
+            s.say(missing.get(name, "account.none")) if figure.value is None else s.cell(figure, style_of(figure.unit)),
         )
         for name, figure in figures
         if figure is not None

@@ -16,7 +16,7 @@ from deshi.jobs.evidence import account_shown
 from deshi.jobs.evidence.business_schema import BusinessCase
 from deshi.jobs.evidence.business_words import payback_key
 from deshi.jobs.evidence.figures import margin_of
-from deshi.jobs.evidence.numbers import PERCENT, POINTS, style_of
+from deshi.jobs.evidence.numbers import PERCENT, POINTS, Style, style_of
 from deshi.jobs.evidence.risk_schema import RiskRow
 from deshi.jobs.evidence.schema import ModelRow
 from deshi.jobs.evidence.shown import Shown
@@ -25,6 +25,7 @@ from deshi.serve.texts import TEXTS
 
 LEVELS = ("high", "medium", "unknown", "low")
 TOP_RISKS = 3
+DROPS = ("worst_slice",)  # risks whose figure is a difference of shares
 ROADMAP = ("first", "second", "third")
 
 
@@ -180,6 +181,12 @@ def risk_words(row: RiskRow, part: str, s: Shown) -> Markup:
     if key not in TEXTS:
         return s.quote(row.code, row, "code") if part == "title" else Markup("–")
     return s.say(key, **{name: s.quote(value, row, "values", name) for name, value in row.values.items()})
+
+
+def risk_style(row: RiskRow) -> Style:
+    """By unit, but a drop of a share is read in points. Asked only of a row with a figure."""
+    unit = row.figure.unit if row.figure is not None else ""
+    return POINTS if row.code in DROPS and style_of(unit) == PERCENT else style_of(unit)
 
 
 def next_steps(s: Shown) -> tuple[Step, ...]:

@@ -21,13 +21,16 @@ Named = Iterator[tuple[str, Figure]]
 
 def methods(s: Shown) -> list[dict[str, Any]]:
     """What was measured, how, on which basis, over how many observations, and how many figures came so."""
-    found: dict[tuple[str, str, str], list[Figure]] = {}
+    found: dict[tuple[str, str, str], list[tuple[str, Figure]]] = {}
     for name, figure in every_figure(s):
-        found.setdefault((name, figure.how, figure.basis), []).append(figure)
-    return [
-        {"quantity": name, "first": figures[0], "basis": basis, "n": _span(figures, s), "count": s.size(figures)}
-        for (name, _, basis), figures in found.items()
-    ]
+        words = name.striptags() if isinstance(name, Markup) else name
+        found.setdefault((words, figure.how, figure.basis), []).append((name, figure))
+    rows = []
+    for (_, _, basis), named_figures in found.items():
+        figures = [figure for _, figure in named_figures]
+        first = {"quantity": named_figures[0][0], "first": figures[0], "basis": basis}
+        rows.append(first | {"n": _span(figures, s), "count": s.size(figures)})
+    return rows
 
 
 def every_figure(s: Shown) -> Named:

@@ -49,6 +49,8 @@ UNITS = MappingProxyType(
         "hours": Style(suffix="unit.hours"),
         "requests": Style(decimals=0, suffix="unit.requests"),
         "people": Style(decimals=0, suffix="unit.people"),
+        "correlation": Style(decimals=2, suffix="unit.correlation"),
+        "targets": Style(decimals=0, suffix="unit.targets"),
         "perplexity": PLAIN,
         "tokens/s": Style(suffix="unit.tokens_per_second"),
         "ratio": Style(decimals=3, suffix="unit.times", spaced=False),

@@ -63,6 +63,8 @@ def render(evidence: Evidence, first: Language, review: Review | None = None) ->
     """
     known(first)
     pages = templates()
+    # As it is read from the file: there a figure that two rows share is two figures, each with its own place.
+    evidence = Evidence.model_validate_json(evidence.model_dump_json())
     pointers = Pointers(evidence, review)
     shown = [Shown(evidence, pointers, lang, review) for lang in LANGUAGES]
     views = [(s.lang, Markup(pages.get_template("view.html").render(view(s)))) for s in shown]  # noqa: S704
@@ -128,6 +130,7 @@ def view(s: Shown) -> dict[str, Any]:
         "slice_name": partial(tables.slice_name, s=s),
         "slice_status": partial(_slice_status, figures.margin_of(e)),
         "builds": partial(tables.builds, s=s),
+        "risk_style": first_screen.risk_style,
         "risk_words": partial(first_screen.risk_words, s=s),
         "account": account_shown,
         # first screen
@@ -171,7 +174,7 @@ def _picture(svg: str, part: Any, s: Shown) -> Markup:
     """A picture in a box that names what it draws."""
     if not svg:
         return Markup()
-    return Markup('<div class="picture" data-evidence="{}">{}</div>').format(s.at(part), Markup(svg))  # noqa: S704
+    return Markup('<div class="picture" tabindex="0" data-evidence="{}">{}</div>').format(s.at(part), Markup(svg))  # noqa: S704
 
 
 def _name(s: Shown, row: ModelRow) -> Markup:

@@ -87,11 +87,14 @@ class Shown:
         return self.say("number.interval", low=low, high=high)
 
     def in_a_line(self, figure: Figure | None, style: Style) -> Markup:
-        """A figure as a sentence shows it: the value, and its interval in brackets."""
+        """A figure outside of a table: the value, and its interval in brackets beside it."""
         if figure is None or figure.value is None:
             return self.say("basis.not measured")
         between, value = self.between(figure, style), self.value(figure, style)
-        return self.say("number.with_interval", value=value, between=between) if between else value
+        if not between:
+            return value
+        brackets = self.say("number.in_brackets", between=between)
+        return Markup('{} <span class="interval">{}</span>').format(value, brackets)
 
     def n(self, figure: Figure) -> Markup:
         """Observations behind a figure."""

@@ -32,6 +32,7 @@ def test_placeholders_agree():
 def test_sentences_for_a_japanese_reader_are_japanese():
     untranslated = {key for key, words in TEXTS.items() if not re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", words.ja)}
     allowed = {"number.n", "number.interval", "quantity.score", "list.arrow", "list.parts", "list.comma",
+               "list.colon", "number.in_brackets", "portfolio.name",
                "kpi.on", "quality.score_n",
                "quantity.kpi", "unit.per_1000", "origin.machine.platform", "origin.machine.gpu"}  # fmt: skip
     assert untranslated <= allowed
@@ -46,7 +47,7 @@ def test_a_missing_key_and_a_missing_value_are_errors():
 
 def test_values_are_not_read_as_placeholders():
     assert text("model.static", "ja") == "静的モデル"
-    assert text("tile.teacher", "en", value="{secret} 7 ms") == "teacher {secret} 7 ms"
+    assert text("kpi.at most", "en", value="{secret} 7 ms") == "at most {secret} 7 ms"
     assert named("stage", "distill", "ja") == "蒸留"
     assert named("stage", "{0}", "ja") == "{0}"
 

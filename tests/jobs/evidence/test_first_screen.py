@@ -30,10 +30,10 @@ def test_the_first_screen_answers_the_four_questions_in_their_wording():
     assert places == sorted(places)
     answers = first_screen.answers(_shown("ja"))
     assert [answer.question for answer in answers] == list(asked[:4])
-    assert answers[0].figure.striptags() == "57.1%（52.8 〜 61.4）"
-    assert "月21,900\u00a0JPYから月9,395\u00a0JPYに下がります" in answers[0].sentence.striptags()
+    assert answers[0].figure.striptags() == "57.1% （52.8 〜 61.4）"
+    assert "月21,900 JPYから月9,395 JPYに下がります" in answers[0].sentence.striptags()
     assert "−12.0%" in answers[0].details[0].striptags()
-    assert answers[1].figure.striptags() == "1.6\u00a0ポイント（0.4 〜 2.8）"
+    assert answers[1].figure.striptags() == "1.6 ポイント （0.4 〜 2.8）"
     assert "実測 2 / 3 か所" in answers[2].figure.striptags()
 
 
