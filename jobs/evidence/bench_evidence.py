@@ -55,7 +55,7 @@ def non_inferiority(run: Path, *, draws: int = DRAWS) -> list[Figure]:
     powered = gate_simulation.gate_outcomes(answers, drop=smaller, rows=needed, **gate)
     lines = [(margin, rows, said) for rows, said in found.items()] + [(smaller, needed, powered)]
     show(
-        f"Verdicts on {draws:,} students of a known drop, margin {100 * margin:g} points",
+        f"{draws:,} students each, margin {100 * margin:g} points",
         ("true drop, points", "rows", "PASS", "INCONCLUSIVE", "FAIL"),
         [
             (f"{100 * drop:.2f}", f"{rows:,}", *(f"{said[name]:.1%}" for name in ("PASS", "INCONCLUSIVE", "FAIL")))
@@ -89,8 +89,7 @@ def slice_harm(run: Path, *, unharmed: int = UNHARMED, broken: int = BROKEN) -> 
     }
     what = f"one slice of at least {SLICE_ROWS} rows broken by {100 * PLANTED:g} points"
     show(
-        f"Students blocked by a harmed slice: {max(gate_simulation.ROWS, len(answers.right)):,} rows, at most "
-        f"{gate_simulation.SLICES} slices",
+        f"{max(gate_simulation.ROWS, len(answers.right)):,} rows in at most {gate_simulation.SLICES} slices",
         ("students", "drawn", "blocked", "Holm's test rejects"),
         [(what, f"{broken}", *(f"{share:.1%}" for share in caught))]
         + [(name, f"{unharmed:,}", *(f"{share:.1%}" for share in shares)) for name, shares in found.items()],

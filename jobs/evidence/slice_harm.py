@@ -3,12 +3,14 @@
 One-sided, for a slice of n of N rows, "its drop is no more than that of the other rows", by a score test: variances are
 estimated as if that were so. With m1 and m2 the mean drops of the slice and of the rest,
 
-    T = (m1 - m2) / sqrt(v1 + v2),   p = P(standard normal > T)
+    T = (m1 - m2) / sqrt(v1 + v2),   p = P(standard normal > z)
 
 - A classifier's row differs by 1, 0 or -1. v = (P(to wrong) + P(to right) - d^2) / rows of the group, at the likeliest
-  such shares whose difference is d, the drop over all N rows (Tango 1998, Statistics in Medicine 17).
+  such shares whose difference is d, the drop over all N rows (Tango 1998, Statistics in Medicine 17). If the model as a
+  whole drops, most flips are one way, and such sums are skewed: T = z + g (z^2 - 1) / 6, g the skewness of m1 - m2 at
+  those shares (Cornish and Fisher's expansion, as Gart and Nam 1990 use it, Biometrics 46).
 - A language model misses s_r of the n_r tokens of row r. m = sum s_r / sum n_r over the group, and with d the same over
-  all N rows v = sum (s_r - d n_r)^2 / (sum n_r)^2 over the group.
+  all N rows v = sum (s_r - d n_r)^2 / (sum n_r)^2 over the group; z = T.
 
 Permuting rows between slice and rest would be exact only if rows differed equally often everywhere. They do not: a
 hard slice has more flips both ways. With 30% of differing rows in a slice of 50 of 3,000, 5% elsewhere and no drop in
@@ -62,17 +64,21 @@ def members(columns: Mapping[str, Sequence[str | None]]) -> dict[tuple[str, str]
 
 def flip_harms(differences: ArrayLike, slices: Sequence[Bools], margin: float | None) -> list[Harm]:
     """One a slice; `differences` [rows] are 1 where only the teacher is right, -1 where only the model is, else 0."""
-    each, here = np.asarray(differences), np.stack(list(slices))
-    n, worse, better = here.sum(axis=1), here @ (each > 0).astype(np.int64), here @ (each < 0).astype(np.int64)
+    each, here = np.asarray(differences), np.stack(list(slices)).astype(np.float64)
+    n, worse, better = (np.asarray(here @ flips, np.float64) for flips in (np.ones(len(each)), each > 0, each < 0))
     total, all_worse, all_better = len(each), int(np.sum(each > 0)), int(np.sum(each < 0))
     common = (all_worse - all_better) / total
     rest = total - n
     drops = (worse - better) / n
     gap = drops - _over(all_worse - all_better - worse + better, rest)
-    variance = _over(_null_variance(worse, better, n, common), n) + _over(
-        _null_variance(all_worse - worse, all_better - better, rest, common), rest
-    )
-    return _judged(_p(gap, variance), drops, n, total, margin)
+    second, third = _null_moments(worse, better, n, common)
+    second_rest, third_rest = _null_moments(all_worse - worse, all_better - better, rest, common)
+    variance = _over(second, n) + _over(second_rest, rest)
+    sixth = _over(_over(third, n**2) - _over(third_rest, rest**2), variance**1.5) / 6
+    t = _over(gap, np.sqrt(variance))
+    # z of T = z + sixth (z^2 - 1), written so that no skewness divides by 0.
+    z = 2 * (t + sixth) / (1 + np.sqrt(np.maximum(1 + 4 * sixth * (t + sixth), 0.0)))
+    return _judged(_p(z, variance), drops, n, total, margin)
 
 
 def share_harms(misses: ArrayLike, tokens: ArrayLike, slices: Sequence[Bools], margin: float | None) -> list[Harm]:
@@ -83,10 +89,10 @@ def share_harms(misses: ArrayLike, tokens: ArrayLike, slices: Sequence[Bools], m
     gap = drops - _over((~here) @ missed, of_rest)
     apart = (missed - missed.sum() / size.sum() * size) ** 2
     variance = _over(here @ apart, of_slice**2) + _over((~here) @ apart, of_rest**2)
-    return _judged(_p(gap, variance), drops, here.sum(axis=1), len(size), margin)
+    return _judged(_p(_over(gap, np.sqrt(variance)), variance), drops, here.sum(axis=1), len(size), margin)
 
 
-def tested(rows: ArrayLike, total: int) -> Bools:
+def judgeable(rows: ArrayLike, total: int) -> Bools:
     """Which slices, told by their numbers of rows, are large enough to be judged beside each other."""
     least = np.minimum(np.asarray(rows), total - np.asarray(rows))
     for count in sorted(set(least.tolist()) - {0}):
@@ -117,8 +123,8 @@ def slice_state(row: SliceRow, margin: float | None) -> SliceState:
 
 
 def _judged(p: Floats, drops: Floats, rows: ArrayLike, total: int, margin: float | None) -> list[Harm]:
-    """Holm's p over the slices that are tested; harmed where it is at most ERROR and the drop is above the margin."""
-    enters = tested(rows, total)
+    """Holm's p over the slices large enough; harmed where it is at most ERROR and the drop is above the margin."""
+    enters = judgeable(rows, total)
     adjusted = np.ones(len(p))
     adjusted[enters] = holm(p[enters])
     return [
@@ -129,23 +135,23 @@ def _judged(p: Floats, drops: Floats, rows: ArrayLike, total: int, margin: float
     ]
 
 
-def _null_variance(worse: Floats, better: Floats, n: Floats, drop: float) -> Floats:
-    """A row's variance at the likeliest shares of flips, P(to wrong) - P(to right) = drop, given their numbers.
+def _null_moments(worse: Floats, better: Floats, n: Floats, drop: float) -> tuple[Floats, Floats]:
+    """A row's variance and third central moment at the likeliest shares of flips, P(to wrong) - P(to right) = drop.
 
     P(to right) = q solves 2 n q^2 - b q - better drop (1 - drop) = 0, b = worse + better - drop (2 n - worse + better).
     """
     b = worse + better - drop * (2 * n - worse + better)
     q = _over(b + np.sqrt(np.maximum(b**2 + 8 * n * better * drop * (1 - drop), 0.0)), 4 * n)
-    q = np.maximum(q, max(0.0, -drop))
-    return 2 * q + drop - drop**2
+    differing = 2 * np.maximum(q, max(0.0, -drop)) + drop
+    return differing - drop**2, drop - 3 * drop * differing + 2 * drop**3
 
 
-def _p(gap: Floats, variance: Floats) -> Floats:
+def _p(z: Floats, variance: Floats) -> Floats:
     """1 where nothing varies: no row was lost, or all were."""
-    return np.where(variance > 0, stats.norm.sf(_over(gap, np.sqrt(variance))), 1.0)
+    return np.where(variance > 0, stats.norm.sf(z), 1.0)
 
 
 def _over(above: ArrayLike, below: ArrayLike) -> Floats:
-    """0 where there is nothing below: of a slice that holds all rows there is no rest, and it is not tested."""
+    """0 where there is nothing below: of a slice that holds all rows there is no rest, and it is not judged."""
     top, bottom = np.asarray(above, float), np.asarray(below, float)
     return np.divide(top, bottom, out=np.zeros_like(bottom), where=bottom > 0)

@@ -13,7 +13,7 @@ from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.quality import slice_rows
 from deshi.jobs.evidence.schema import ModelRow, Quality, SliceRow
-from deshi.jobs.evidence.slice_harm import flip_harms, members, share_harms, slice_state, tested
+from deshi.jobs.evidence.slice_harm import flip_harms, judgeable, members, share_harms, slice_state
 from deshi.jobs.evidence.verdict import verdict
 from deshi.serve.kpi import Kpi
 
@@ -34,7 +34,7 @@ def two_groups(slice_counts: tuple[int, int, int], rest_counts: tuple[int, int, 
 )
 def test_the_variances_are_those_of_the_likeliest_shares_without_harm(mine, rest):
     differences, here = two_groups(mine, rest)
-    common, variance = differences.mean(), 0.0
+    common, variance, third = differences.mean(), 0.0, 0.0
     for to_wrong, to_right, n in (mine, rest):
 
         def unlikely(q: float, to_wrong=to_wrong, to_right=to_right, n=n) -> float:
@@ -43,10 +43,14 @@ def test_the_variances_are_those_of_the_likeliest_shares_without_harm(mine, rest
 
         ends = (max(0.0, -common), (1 - common) / 2)
         q = optimize.minimize_scalar(unlikely, bounds=ends, method="bounded", options={"xatol": 1e-12}).x
-        variance += (2 * q + common - common**2) / n
+        shares, apart = np.array([q + common, q, 1 - 2 * q - common]), np.array([1, -1, 0]) - common
+        variance += shares @ apart**2 / n
+        third += (1 if n == mine[2] else -1) * (shares @ apart**3) / n**2
     t = (differences[here].mean() - differences[~here].mean()) / math.sqrt(variance)
+    skewness = third / variance**1.5
+    z = optimize.brentq(lambda z: z + skewness * (z**2 - 1) / 6 - t, -1.5, 6)
     (found,) = flip_harms(differences, [here], None)
-    assert found.p == pytest.approx(NORMAL(t), rel=1e-3)
+    assert found.p == pytest.approx(NORMAL(z), rel=1e-3)
 
 
 def test_beside_many_unchanged_rows_it_is_mcnemars_score():
@@ -56,19 +60,19 @@ def test_beside_many_unchanged_rows_it_is_mcnemars_score():
 
 
 def test_a_slice_that_is_lost_whole_reaches_the_root_of_its_rows():
-    """Which is what decides how large a slice must be to be judged."""
-    for n, total in ((3, 40), (9, 100), (30, 61)):
-        differences, here = two_groups((n, 0, n), (0, 0, total - n))
+    """Which is what decides how large a slice must be to be judged; of 10,000 rows nothing is skewed by it."""
+    for n in (3, 9, 30):
+        differences, here = two_groups((n, 0, n), (0, 0, 10_000 - n))
         (found,) = flip_harms(differences, [here], 0.05)
-        assert found.p == pytest.approx(NORMAL(math.sqrt(n))) and found.harmed
+        assert found.p == pytest.approx(NORMAL(math.sqrt(n)), rel=0.01 * n) and found.harmed
 
 
 def test_slices_too_small_to_reject_cost_the_others_nothing():
-    assert tested([8] * 20, 3000).all() and not tested([7] * 20, 3000).any()
-    assert tested([10] * 50, 3000).all() and not tested([9] * 50, 3000).any()
-    assert tested([500, 3, 3, 300], 1000).tolist() == [True, False, False, True]
-    assert tested([996, 4], 1000).tolist() == [True, True]  # one family: what one loses the other keeps
-    assert tested([1000], 1000).tolist() == [False]  # no other rows to be held against
+    assert judgeable([8] * 20, 3000).all() and not judgeable([7] * 20, 3000).any()
+    assert judgeable([10] * 50, 3000).all() and not judgeable([9] * 50, 3000).any()
+    assert judgeable([500, 3, 3, 300], 1000).tolist() == [True, False, False, True]
+    assert judgeable([996, 4], 1000).tolist() == [True, True]  # one family: what one loses the other keeps
+    assert judgeable([1000], 1000).tolist() == [False]  # no other rows to be held against
     differences, here = two_groups((12, 2, 100), (20, 20, 900))
     lone = [np.arange(1000) == row for row in range(200, 230)]
     alone, beside = flip_harms(differences, [here], 0.05), flip_harms(differences, [here, *lone], 0.05)
@@ -96,7 +100,7 @@ def test_harm_is_proven_and_beyond_the_margin():
     ]
     alike, part = two_groups((40, 10, 400), (300, 75, 3000))  # as much everywhere: the whole model drops
     (found,) = flip_harms(alike, [part], 0.05)
-    assert found.p == pytest.approx(0.5) and not found.harmed
+    assert found.p == pytest.approx(0.5, abs=0.01) and not found.harmed
 
 
 def test_nothing_lost_anywhere_is_no_harm():
@@ -122,6 +126,16 @@ def test_slices_that_differ_more_often_are_not_called_harmed():
         permuted.append(NORMAL((differences[here].mean() - differences[~here].mean()) / math.sqrt(spread)))
     assert level(ours) > 0.001
     assert level(permuted) < 1e-12
+
+
+def test_a_model_that_only_loses_is_not_called_harmful_to_a_slice():
+    """5% of all rows flip to wrong and none to right: uncorrected for skewness 2% of these lie below 1.25%."""
+    rng, found = np.random.default_rng(5), []
+    here = np.arange(3000) < 150
+    for _ in range(4000):
+        found.append(flip_harms((rng.random(3000) < 0.05).astype(int), [here], None)[0].p)
+    assert stats.binomtest(int(np.sum(np.array(found) <= 0.0125)), 4000, 0.0125, alternative="greater").pvalue > 0.01
+    assert level(found) > 0.001
 
 
 def test_token_shares_by_a_plain_loop():
