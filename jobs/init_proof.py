@@ -95,7 +95,9 @@ def minutes(recipe: Recipe) -> Minutes:
         return Minutes(minutes=2 * recipe.search.minutes + fixed, planned=False)
     from deshi.jobs.plan import cost
     from deshi.jobs.plan_stages import Cluster
+    from deshi.jobs.session import settle_accelerator
 
+    settle_accelerator()
     tflops = measured_tflops() / recipe.distill.workers  # a device is one worker's share
     cluster = Cluster(
         tflops=tflops,

@@ -75,12 +75,12 @@ def said(draft: Drafted, minutes: Minutes | None, lang: Language) -> list[str]:
         say("classes", classes=shown + ("" if len(largest) <= CLASSES_SHOWN else " ..."))
     say("split", train=f"{facts.train:,}", selection=f"{facts.selection:,}", test=f"{facts.test:,}")
     if draft.held_out:
-        say("held_out", seed=draft.seed)
+        say(f"held_out_{draft.found['task']}", seed=draft.seed)
     if facts.left_out:
         say("left_out", rows=f"{facts.left_out:,}")
     if facts.near_twins:
         say("near_twins", rows=f"{facts.near_twins:,}")
-    told += _proof(draft.proof, lang)
+    told += _proof(draft.proof, draft.found["task"], lang)
     if minutes is not None:
         key = "minutes_planned" if minutes.planned else "minutes_rule"
         say(key, minutes=f"{minutes.minutes:,.0f}", start=f"{START_MINUTES:g}", trial=f"{TRIAL_MINUTES:g}")
@@ -89,21 +89,23 @@ def said(draft: Drafted, minutes: Minutes | None, lang: Language) -> list[str]:
     return told
 
 
-def _proof(proof: Proof, lang: Language) -> Iterator[str]:
-    assumed = {
-        "test": f"{proof.rows:,}",
-        "drop": _points(proof.true_drop),
-        "discordant": f"{proof.discordant:.0%}",
-        "confidence": f"{proof.confidence:.0%}",
-    }
+def _proof(proof: Proof, task: str, lang: Language) -> Iterator[str]:
+    drop, test = _points(proof.true_drop), f"{proof.rows:,}"
+    assumed = text(
+        f"init.say.assumed_{task}",
+        lang,
+        drop=drop,
+        discordant=f"{proof.discordant:.0%}",
+        confidence=f"{proof.confidence:.0%}",
+    )
     if proof.smallest is None:
-        yield text("init.say.not_provable", lang, **assumed)
+        yield text("init.say.not_provable", lang, test=test, assumed=assumed)
     else:
         ends = {"points": _points(proof.smallest), "floor": _points(proof.without_flips)}
-        yield text("init.say.provable", lang, **assumed, **ends)
+        yield text("init.say.provable", lang, test=test, assumed=assumed, **ends)
     margin = _points(proof.margin)
     if proof.needed is None:
-        yield text("init.say.too_strict", lang, margin=margin, drop=assumed["drop"])
+        yield text("init.say.too_strict", lang, margin=margin, drop=drop)
     else:
         key = "enough" if proof.is_enough else "not_enough"
         yield text(f"init.say.{key}", lang, margin=margin, needed=f"{proof.needed:,}")

@@ -83,9 +83,13 @@ _SAY = {
         "使い分け：学習 {train}行、選択 {selection}行、テスト {test}行。",
         "Who gets which: {train} rows to learn from, {selection} to choose by, {test} for the test.",
     ),
-    "held_out": (
+    "held_out_classify": (
         "テスト行は乱数のシード {seed} で、分類の割合を保って取り分けました。ほぼ同じ文は同じ側に置いています。",
         "The test rows were held out with seed {seed}, in proportion to the classes, near-twins on one side.",
+    ),
+    "held_out_generate": (
+        "テスト行は乱数のシード {seed} で取り分けました。ほぼ同じ文は同じ側に置いています。",
+        "The test rows were held out with seed {seed}, near-twins on one side.",
     ),
     "left_out": (
         "テスト行とほぼ同じ、ラベルのない {rows}行は、どちらにも入れていません。",
@@ -95,21 +99,26 @@ _SAY = {
         "テストの {rows}行は学習に使う行とほぼ同じ文で、品質を少し良く見せる可能性があります。",
         "{rows} test rows have a near-twin among those to learn from, which may flatter the quality a little.",
     ),
+    "assumed_classify": (
+        "仮定：実際の低下が {drop}ポイント、教師と答えが異なる行が{discordant}、信頼度{confidence}、検出力80%",
+        "assumed: a true drop of {drop} points, {discordant} of the rows answered differently than by the teacher, "
+        "confidence {confidence}, power 80%",
+    ),
+    "assumed_generate": (
+        "仮定：教師と最も確からしい語が異なる割合が{discordant}（低下 {drop}ポイント）で、1行を1件と数え、"
+        "信頼度{confidence}、検出力80%",
+        "assumed: {discordant} of the tokens differ from the teacher's likeliest ones, a drop of {drop} points, a row "
+        "counted as one observation, confidence {confidence}, power 80%",
+    ),
     "provable": (
-        "証明できる最小の低下：テスト {test}行では {points}ポイント（実際の低下が {drop}ポイント、"
-        "教師と答えが異なる行が"
-        "{discordant}、信頼度{confidence}、検出力80%と仮定）。1行も異ならない場合でも、"
+        "証明できる最小の低下：テスト {test}行では {points}ポイント（{assumed}）。1行も異ならない場合でも、"
         "{floor}ポイント未満は証明できません。",
-        "The smallest drop that can be proven: {points} points with {test} test rows (assumed: a true drop of {drop} "
-        "points, {discordant} of the rows answered differently than by the teacher, confidence "
-        "{confidence}, power 80%). "
-        "Even if no row differs, nothing below {floor} points can be proven.",
+        "The smallest drop that can be proven: {points} points with {test} test rows ({assumed}). Even if no row "
+        "differs, nothing below {floor} points can be proven.",
     ),
     "not_provable": (
-        "テスト {test}行では、どのような低下も証明できません（実際の低下が {drop}ポイント、教師と答えが異なる行が"
-        "{discordant}、信頼度{confidence}と仮定）。",
-        "With {test} test rows no drop can be proven (assumed: a true drop of {drop} points, {discordant} of the rows "
-        "answered differently than by the teacher, confidence {confidence}).",
+        "テスト {test}行では、どのような低下も証明できません（{assumed}）。",
+        "With {test} test rows no drop can be proven ({assumed}).",
     ),
     "enough": (
         "許容する低下 {margin}ポイントの証明には、この仮定で {needed}行が必要です。足りています。",
