@@ -74,7 +74,7 @@ def workbook(evidence: Evidence, lang: Language) -> bytes:
     """The sheets as the bytes of an .xlsx file."""
     s = Shown(evidence, Pointers(evidence), lang)
     book = Workbook()
-    book.remove(book.active)
+    book.remove(book.worksheets[0])
     book.properties.creator = "Deshi"
     book.properties.created = book.properties.modified = datetime.fromisoformat(evidence.created).replace(tzinfo=None)
     _sheet(book, s, "kpis", ("kpi.axis", "kpi.name", "kpi.limit", "kpi.verdict"), _kpis(s))

@@ -58,8 +58,16 @@ def pareto(evidence: Evidence, lang: Language, x: Across) -> str:
         )
         for place, score, trial in trials:
             if trial.on_front:
-                edge = {"markeredgecolor": "white", "markeredgewidth": 0.8}
-                axes.plot([place], [score], "o", color=BLUE, markersize=7, gid=_gid(trial), **edge)
+                axes.plot(
+                    [place],
+                    [score],
+                    "o",
+                    color=BLUE,
+                    markersize=7,
+                    markeredgecolor="white",
+                    markeredgewidth=0.8,
+                    gid=_gid(trial),
+                )
         taken = [box_of(axes, place, score, 6) for place, score in marks]
         taken += [box_of(axes, place, score, 3) for place, score, _ in trials]
         for (x0, y0), (x1, y1) in itertools.pairwise(best):
