@@ -30,17 +30,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from deshi.jobs.evidence.schema import SliceRow
-from deshi.serve.statistics import Floats, non_inferior
+from deshi.serve.statistics import Floats
 
 ERROR = 0.05  # at most this often is any slice called harmed that is not
-SliceState = Literal["harmed", "worse", "held", "unproven"]
 Bools = NDArray[np.bool_]
 
 
@@ -110,16 +107,6 @@ def holm(p: Floats) -> Floats:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]), 1.0)
     return adjusted
-
-
-def slice_state(row: SliceRow, margin: float | None) -> SliceState:
-    """`harmed`; else by the interval of its drop `held` below the margin, `worse` above it, else `unproven`."""
-    if row.harmed:
-        return "harmed"
-    if row.drop.low is None or row.drop.high is None or margin is None:
-        return "unproven"
-    states: dict[str, SliceState] = {"PASS": "held", "FAIL": "worse", "INCONCLUSIVE": "unproven"}
-    return states[non_inferior(row.drop.low, row.drop.high, margin)]
 
 
 def _judged(p: Floats, drops: Floats, rows: ArrayLike, total: int, margin: float | None) -> list[Harm]:

@@ -13,9 +13,10 @@ from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.quality import slice_rows
 from deshi.jobs.evidence.schema import ModelRow, Quality, SliceRow
-from deshi.jobs.evidence.slice_harm import flip_harms, judgeable, members, share_harms, slice_state
+from deshi.jobs.evidence.slice_harm import flip_harms, judgeable, members, share_harms
 from deshi.jobs.evidence.verdict import verdict
 from deshi.serve.kpi import Kpi
+from deshi.serve.texts import recorded
 
 NORMAL = stats.norm.sf
 
@@ -203,21 +204,7 @@ def judged(slices: tuple[SliceRow, ...], drop: Figure):
         quality=quality,
         targets=(),
     )
-    return verdict(kpi_rows(row, Kpi(), (), margin=0.1, currency="JPY"), slices=slices, confidence=0.95)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "harmed", "margin", "state"),
-    [
-        (0.06, 0.2, True, 0.05, "harmed"),
-        (0.06, 0.2, False, 0.05, "worse"),
-        (-0.1, 0.04, False, 0.05, "held"),
-        (-0.1, 0.2, False, 0.05, "unproven"),
-        (-0.1, None, False, 0.05, "unproven"),
-        (-0.1, 0.04, False, None, "unproven"),
-    ],
-)
-def test_the_state_of_a_slice(low, high, harmed, margin, state):
-    share = Figure(value=0.1, low=low, high=high, unit="share")
-    row = SliceRow(column="a", value="b", n=9, score=share, teacher_score=0.9, drop=share, harmed=harmed)
-    assert slice_state(row, margin) == state
+    rows = kpi_rows(row, Kpi(), (), margin=0.1, currency="JPY")
+    how = next(row.figure.how for row in rows if row.name == "harmed_slices")
+    assert recorded(how, "en") == how and "score test" not in recorded(how, "ja") and "slices" not in recorded(how, "ja")
+    return verdict(rows, slices=slices, confidence=0.95)
