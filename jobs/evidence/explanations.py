@@ -34,6 +34,7 @@ from deshi.serve.statistics import mean_interval
 
 ROWS, STEPS = 64, 32
 TOKENS = 4096  # of all texts together: of long ones there are fewer than `ROWS`
+PASS_TOKENS = 2048  # of one forward and backward pass, all its steps together: bounds the memory
 WORDS_LEAST = 4  # a rank correlation of fewer words says little
 BESIDE = {
     "agreement": "teacher and student",
@@ -74,7 +75,13 @@ class Explained:
         method = LayerIntegratedGradients(lambda rows: _centred(self.model, rows), self.model.get_input_embeddings())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # captum's, that it hooks a layer
-            by_dimension = method.attribute(ids, baselines=baseline, target=target, n_steps=steps)
+            by_dimension = method.attribute(
+                ids,
+                baselines=baseline,
+                target=target,
+                n_steps=steps,
+                internal_batch_size=max(1, PASS_TOKENS // ids.shape[1]),
+            )
         summed: Words = by_dimension.detach().sum(dim=-1)[0].double().cpu().numpy()
         return summed
 

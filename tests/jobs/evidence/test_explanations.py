@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from torch import nn
 from transformers import AutoTokenizer
 
+from deshi.jobs.evidence import explanations as module
 from deshi.jobs.evidence.explanations import (
     ROWS,
     TOKENS,
@@ -63,6 +64,19 @@ def _centred_from(model: Explained, ids, baseline):
     embeddings = model.model.get_input_embeddings()(baseline)
     logits = model.model(inputs_embeds=embeddings, attention_mask=torch.ones_like(ids)).logits
     return logits - logits.mean(dim=-1, keepdim=True)
+
+
+def test_steps_in_several_passes_are_the_same_steps(teacher, monkeypatch):
+    folder, texts = teacher
+    model = opened(folder)
+    at_once = model.token_attributions(texts[0], 0, steps=6)
+    passes = []
+    model.model.register_forward_pre_hook(
+        lambda _, args, given: passes.append(len(given["input_ids"])), with_kwargs=True
+    )
+    monkeypatch.setattr(module, "PASS_TOKENS", 2 * len(at_once) + 1)
+    assert model.token_attributions(texts[0], 0, steps=6) == pytest.approx(at_once, abs=1e-6)
+    assert max(passes) == 2
 
 
 class Linear(nn.Module):
