@@ -206,5 +206,7 @@ def judged(slices: tuple[SliceRow, ...], drop: Figure):
     )
     rows = kpi_rows(row, Kpi(), (), margin=0.1, currency="JPY")
     how = next(row.figure.how for row in rows if row.name == "harmed_slices")
-    assert recorded(how, "en") == how and "score test" not in recorded(how, "ja") and "slices" not in recorded(how, "ja")
+    assert (
+        recorded(how, "en") == how and "score test" not in recorded(how, "ja") and "slices" not in recorded(how, "ja")
+    )
     return verdict(rows, slices=slices, confidence=0.95)
