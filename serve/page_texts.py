@@ -62,20 +62,16 @@ _FIRST_SCREEN: dict[str, tuple[str, str]] = {
     ),
     "answer.quality": ("品質低下の業務影響度 (KPI)", "What the loss of quality does to the business (KPI)"),
     "answer.quality.PASS": (
-        "教師からの品質低下は、許容上限の{limit}を下回ることを確認しました。",
-        "The drop from the teacher is shown to lie below the limit of {limit}.",
+        "「{name}」は、許容上限の{limit}を下回ることを確認しました。",
+        "The {name} is shown to lie below the limit of {limit}.",
     ),
     "answer.quality.FAIL": (
-        "教師からの品質低下は、許容上限の{limit}を超えています。",
-        "The drop from the teacher lies beyond the limit of {limit}.",
+        "「{name}」は、許容上限の{limit}を超えています。",
+        "The {name} lies beyond the limit of {limit}.",
     ),
     "answer.quality.INCONCLUSIVE": (
-        "教師からの品質低下が許容上限の{limit}に収まるかどうか、今回の行数では言い切れません。",
-        "Whether the drop from the teacher keeps within the limit of {limit} is not settled by this many rows.",
-    ),
-    "answer.quality.NO TARGET": (
-        "教師からの品質低下を測りました（基準は{limit}）。",
-        "The drop from the teacher was measured (limit: {limit}).",
+        "「{name}」が許容上限の{limit}に収まるかどうか、今回の行数では言い切れません。",
+        "Whether the {name} keeps within the limit of {limit} is not settled by this many rows.",
     ),
     "answer.quality.no_limit": (
         "教師からの品質低下に上限は定めていません。",
@@ -99,7 +95,7 @@ _FIRST_SCREEN: dict[str, tuple[str, str]] = {
         "Measured: {measured}. Next, the same release is put on {projected} and measured by the same KPIs.",
     ),
     "answer.places.all": (
-        "{measured}のすべてで実測しました。次は、同じ成果物に本番の要求を少しずつ流します。",
+        "動かす場所のすべて（{measured}）で実測しました。次は、同じ成果物に本番の要求を少しずつ流します。",
         "All were measured: {measured}. Next, the same release is given a growing part of the live requests.",
     ),
     "answer.places.none": (

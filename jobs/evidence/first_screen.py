@@ -20,7 +20,7 @@ from deshi.jobs.evidence.numbers import PERCENT, POINTS, Style, style_of
 from deshi.jobs.evidence.risk_schema import RiskRow
 from deshi.jobs.evidence.schema import ModelRow
 from deshi.jobs.evidence.shown import Shown
-from deshi.jobs.evidence.tables import is_projected, of_role, place_of
+from deshi.jobs.evidence.tables import is_projected, kpi_name, kpi_style, of_role, place_of
 from deshi.serve.texts import TEXTS
 
 LEVELS = ("high", "medium", "unknown", "low")
@@ -101,12 +101,15 @@ def _cost_sentence(case: BusinessCase, s: Shown) -> Markup:
 
 
 def quality(chosen: ModelRow, s: Shown) -> Answer:
-    """The drop with its interval, how many answers turned, and what the errors cost."""
+    """The first figure of quality that gates, with its interval; how many answers turned, and what the errors cost."""
     e, drop = s.evidence, chosen.quality.drop
-    row = next((row for row in e.kpis if row.name == "drop"), None)
-    limit = s.say("answer.quality.no_limit")
-    if row is not None and row.limit is not None:
-        limit = s.say(f"answer.quality.{row.verdict}", limit=s.number(row, "limit", style=POINTS))
+    gate = next((row for row in e.kpis if row.axis == "quality" and row.limit is not None), None)
+    if gate is None:
+        figure, sentence = s.in_a_line(drop, POINTS), s.say("answer.quality.no_limit")
+    else:
+        figure = s.in_a_line(gate.figure, kpi_style(gate))
+        limit = s.number(gate, "limit", style=kpi_style(gate))
+        sentence = s.say(f"answer.quality.{gate.verdict}", name=kpi_name(gate, s), limit=limit)
     details = []
     if e.task == "classify" and drop is not None:
         details.append(
@@ -126,8 +129,7 @@ def quality(chosen: ModelRow, s: Shown) -> Answer:
                 after=s.value(e.risk.error_cost_per_1000, money),
             )
         )
-    figure = s.in_a_line(drop, POINTS)
-    return Answer(question=s.say("answer.quality"), figure=figure, sentence=limit, details=tuple(details))
+    return Answer(question=s.say("answer.quality"), figure=figure, sentence=sentence, details=tuple(details))
 
 
 def places(chosen: ModelRow, s: Shown) -> Answer:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from deshi.jobs.evidence import first_screen, report
+from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.pointers import Pointers
 from deshi.jobs.evidence.risk_schema import RiskRow
-from deshi.jobs.evidence.schema import Verdict
+from deshi.jobs.evidence.schema import KpiRow, Verdict
 from deshi.jobs.evidence.shown import Shown
 
 build_evidence = runpy.run_path(str(Path(__file__).with_name("evidence_fixture.py")))["build_evidence"]
@@ -66,3 +67,15 @@ def test_the_gravest_risks_come_first_and_an_unknown_code_stands_for_itself():
     shown = _shown("en", risk=risk)
     assert [row.code for row in first_screen.top_risks(shown)] == ["d", "c", "b"]
     assert first_screen.risk_words(rows[0], "title", shown) == "a"
+
+
+@pytest.mark.parametrize(("verdict", "words"), [("PASS", "below"), ("FAIL", "beyond"), ("INCONCLUSIVE", "not settled")])
+def test_quality_is_answered_by_the_figure_that_gates(verdict, words):
+    kl = Figure(value=0.479, unit="nats", n=60, low=0.454, high=0.505)
+    row = KpiRow(axis="quality", name="kl_mean", limit=0.5, limit_is="at most", figure=kl, verdict=verdict)
+    free = build_evidence().kpis[0].model_copy(update={"limit": None, "verdict": "NO TARGET"})
+    answer = first_screen.answers(_shown("en", task="generate", kpis=(free, row)))[1]
+    assert answer.figure.striptags() == "0.479 nats (0.454 to 0.505)"
+    said = answer.sentence.striptags()
+    assert "mean KL to the teacher" in said and words in said and "0.500 nats" in said
+    assert "No limit was set" in first_screen.answers(_shown("en", kpis=(free,)))[1].sentence
