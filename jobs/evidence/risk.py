@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -108,7 +109,7 @@ def costs(lesson: Lesson, told: pa.Table, taught: pa.Table) -> dict[str, Figure]
     price, recipe = lesson.recipe.business.error_cost, lesson.recipe
     if price is None:
         return {}
-    settings = {"confidence": recipe.kpi.quality.confidence, "seed": recipe.seed}
+    settings: dict[str, Any] = {"confidence": recipe.kpi.quality.confidence, "seed": recipe.seed}
 
     def money(found: Interval, how: str) -> Figure:
         return figure_of(found, recipe.business.currency, how)
