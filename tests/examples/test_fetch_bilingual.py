@@ -106,6 +106,8 @@ def test_division(fetch, contents, monkeypatch):
     parts = fetch.divide(told)
     assert all(part.equals(parts[name]) for name, part in fetch.divide(told).items())
 
+    english = parts.pop("english").to_pylist()
+    assert english == [row for row in parts["train"].to_pylist() if row["label"] and row["language"] == "en"]
     part_of = {text: name for name, part in parts.items() for text in part["text"].to_pylist()}
     home = {}
     for row in told.to_pylist():
@@ -152,6 +154,7 @@ def test_command_writes_files_that_the_recipe_reads(fetch, encoder, contents, tm
     recipe = tmp_path / "examples" / "bilingual" / "recipe.yaml"
     recipe.parent.mkdir(parents=True)
     recipe.write_bytes(RECIPE.read_bytes())
-    data = Recipe.load(recipe).data
-    for path in (data.train, data.validation, data.test):
+    read = Recipe.load(recipe)
+    data = read.data
+    for path in (data.train, data.validation, data.test, read.teacher.train):
         assert pq.read_schema(path).names == [data.text, data.label, *data.slices]
