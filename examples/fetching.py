@@ -79,7 +79,10 @@ def write_rows(path: Path, table: pa.Table) -> None:
 def is_complete(out: Path, files: Sequence[str]) -> bool:
     """Whether the folder is as `seal` left it."""
     stamp = out / STAMP
-    return stamp.is_file() and json.loads(stamp.read_text()) == _state(out, files)
+    if not stamp.is_file():
+        return False
+    sealed = json.loads(stamp.read_text())
+    return set(files) <= sealed.keys() and bool(sealed == _state(out, files))
 
 
 def begin(out: Path) -> None:

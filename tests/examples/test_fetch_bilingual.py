@@ -150,6 +150,7 @@ def test_command_writes_files_that_the_recipe_reads(fetch, encoder, contents, tm
     assert "test.parquet" in capsys.readouterr().out
     fetch.main()
     assert "nothing to do" in capsys.readouterr().out
+    assert not fetch.fetching.is_complete(out, (*fetch.FILES, "asked-for-since.parquet"))
 
     recipe = tmp_path / "examples" / "bilingual" / "recipe.yaml"
     recipe.parent.mkdir(parents=True)
