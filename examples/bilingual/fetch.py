@@ -10,8 +10,8 @@ tells nothing. A message counts where it has at least four English words and a J
 two services share it. Each message then stands in one language, never in both: half of every desk's, drawn by seed, in
 Japanese. They become
 
-- test.parquet: about 1,000 labelled rows, validation.parquet: about 400, in proportion to desk and language; near-twins,
-  alike in either language, are in one file, and a message's other wording is in none;
+- test.parquet: about 1,000 labelled rows, validation.parquet: about 400, in proportion to desk and language;
+  near-twins, alike in either language, are in one file, and a message's other wording is in none;
 - train.parquet: 120 labelled rows of each desk, half of them in each language, and the rest of the text without label;
   english.parquet: of these the labelled ones in English, for a teacher that never saw a label in Japanese.
 
