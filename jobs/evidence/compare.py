@@ -38,6 +38,7 @@ PACKAGES = (
     "nncf",
     "optuna",
     "model2vec",
+    "captum",
     "gguf",
     "xllamacpp",
 )
