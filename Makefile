@@ -43,17 +43,17 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 bench: venv
-	$(BIN)/python -m deshi.jobs.evidence.bench runs/trec
+	$(BIN)/python -m deshi.jobs.evidence.benches.bench runs/trec
 
 bench-chat: venv
-	$(BIN)/python -m deshi.jobs.evidence.bench_chat runs/chat
+	$(BIN)/python -m deshi.jobs.evidence.benches.bench_chat runs/chat
 
 bench-evidence: venv
-	$(BIN)/python -m deshi.jobs.evidence.bench_evidence runs/trec
+	$(BIN)/python -m deshi.jobs.evidence.benches.bench_evidence runs/trec
 
 bench-losses: venv
 	$(PIP) install --constraint constraints.txt --no-deps liger-kernel
-	$(BIN)/python -m deshi.jobs.evidence.bench_losses
+	$(BIN)/python -m deshi.jobs.evidence.benches.bench_losses
 
 whole: venv
 	$(BIN)/python -m pytest tests -m whole

@@ -14,9 +14,10 @@ import numpy as np
 from deshi.jobs.data.model_folder import check_model_folder
 from deshi.jobs.data.split import make_splits
 from deshi.jobs.data.tokens import tokenise
-from deshi.jobs.evidence import measure, quality, risk
-from deshi.jobs.evidence.endpoint import Felt, felt
-from deshi.jobs.evidence.latency import LatencyRow
+from deshi.jobs.evidence import measure, quality
+from deshi.jobs.evidence.felt.endpoint import Felt, felt
+from deshi.jobs.evidence.felt.latency import LatencyRow
+from deshi.jobs.evidence.risk import risk
 from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.finalist import Finalist, local_threads
 from deshi.jobs.ladder import Line

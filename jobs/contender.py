@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deshi.jobs import finalist as building
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence.endpoint import Felt
+from deshi.jobs.evidence.felt.endpoint import Felt
 from deshi.jobs.finalist import Finalist
 from deshi.jobs.session import describe_machine
 from deshi.jobs.stages.candidate import Candidate

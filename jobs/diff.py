@@ -20,9 +20,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from deshi.jobs import diff_shown, run_folder
-from deshi.jobs.evidence import diff_figures, replay
-from deshi.jobs.evidence.diff_schema import DIFF_FILE, ROWS_FILE, Diff, DiffRow
-from deshi.jobs.evidence.endpoint import running
+from deshi.jobs.evidence.felt.endpoint import running
+from deshi.jobs.evidence.migration import diff_figures, replay
+from deshi.jobs.evidence.migration.diff_schema import DIFF_FILE, ROWS_FILE, Diff, DiffRow
 from deshi.jobs.storage import file_digest
 from deshi.serve.mapping import WireMapping
 from deshi.serve.release import MANIFEST_FILE, Manifest

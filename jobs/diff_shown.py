@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from deshi.jobs.evidence.diff_schema import Diff, DiffRow, KeyDifference
 from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.migration.diff_schema import Diff, DiffRow, KeyDifference
 
 MOST_KEYS = 10
 LONGEST = 60  # characters of a value

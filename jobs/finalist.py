@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from deshi.jobs.evidence.latency import LatencyRow, choose_builds
+from deshi.jobs.evidence.felt.latency import LatencyRow, choose_builds
 from deshi.jobs.stages import builds
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Output

@@ -15,10 +15,11 @@ from deshi.jobs.data.model_folder import check_model_folder
 from deshi.jobs.data.render import refuse_unrenderable
 from deshi.jobs.data.sequences import SequenceSplits, make_sequence_splits
 from deshi.jobs.data.vocabulary_match import same_vocabulary
-from deshi.jobs.evidence import asked_text, choices, measure_text, risk, text_scores
-from deshi.jobs.evidence.chat_endpoint import felt_chat
-from deshi.jobs.evidence.endpoint import Felt
-from deshi.jobs.evidence.latency import LatencyRow
+from deshi.jobs.evidence.felt.chat_endpoint import felt_chat
+from deshi.jobs.evidence.felt.endpoint import Felt
+from deshi.jobs.evidence.felt.latency import LatencyRow
+from deshi.jobs.evidence.risk import risk
+from deshi.jobs.evidence.text import asked_text, choices, measure_text, text_scores
 from deshi.jobs.exporters import gguf_layout
 from deshi.jobs.finalist import Finalist
 from deshi.jobs.ladder import Line

@@ -19,8 +19,8 @@ from deshi.jobs.data.model_folder import check_model_folder
 from deshi.jobs.data.render import CONTEXT_KEYS
 from deshi.jobs.data.rows import read_rows
 from deshi.jobs.data.token_counts import SAMPLE_ROWS, TokenCounts, count_tokens, longest
-from deshi.jobs.evidence.network_size import config_of, network_of
-from deshi.jobs.evidence.training_cost import Network, cached_bytes
+from deshi.jobs.evidence.benches.network_size import config_of, network_of
+from deshi.jobs.evidence.benches.training_cost import Network, cached_bytes
 from deshi.jobs.ladder import Plan, in_order
 from deshi.jobs.plan_memory import Table
 from deshi.jobs.plan_stages import Basis, Cluster, StageCost

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deshi.jobs.evidence.training_cost import STAGES, STATES, Network, RankMemory, Work, Zero, rank_memory
+from deshi.jobs.evidence.benches.training_cost import STAGES, STATES, Network, RankMemory, Work, Zero, rank_memory
 from deshi.jobs.plan_stages import Cluster, micro_batch
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.stages.deepspeed_config import deepspeed_config

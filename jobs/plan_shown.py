@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from deshi.jobs.evidence.training_cost import STAGES, RankMemory
+from deshi.jobs.evidence.benches.training_cost import STAGES, RankMemory
 from deshi.jobs.plan import Cost, cost
 from deshi.jobs.plan_memory import USABLE, Table
 from deshi.jobs.plan_stages import Cluster, StageCost

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from deshi.jobs.data import sequences, split
 from deshi.jobs.data.token_counts import TokenCounts
-from deshi.jobs.evidence.network_size import narrower, network_of, shallower
-from deshi.jobs.evidence.training_cost import (
+from deshi.jobs.evidence.benches.network_size import narrower, network_of, shallower
+from deshi.jobs.evidence.benches.training_cost import (
     GGUF_BYTES_A_WEIGHT,
     Network,
     Work,

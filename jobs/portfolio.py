@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deshi.jobs import poc, session
-from deshi.jobs.evidence import portfolio_page
-from deshi.jobs.evidence.portfolio_schema import Portfolio, PortfolioRow, Step
+from deshi.jobs.evidence.page import portfolio_page
+from deshi.jobs.evidence.page.portfolio_schema import Portfolio, PortfolioRow, Step
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.ladder import Line
 from deshi.jobs.progress import Progress

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deshi.jobs.data.rows import read_bytes
 from deshi.jobs.data.split import Splits
-from deshi.jobs.evidence import error_cost
+from deshi.jobs.evidence.risk import error_cost
 from deshi.jobs.recipe import Data, Recipe
 from deshi.jobs.session import refuse_unreadable
 from deshi.jobs.stages.deepspeed_config import deepspeed_config

@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from deshi.jobs.evidence.business_words import sentences
+from deshi.jobs.evidence.business.business_words import sentences
 from deshi.jobs.evidence.numbers import digits
-from deshi.jobs.evidence.portfolio_schema import Portfolio
+from deshi.jobs.evidence.page.portfolio_schema import Portfolio
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.ladder import Line, Plan, most_left
 from deshi.jobs.stages.candidate import Candidate

@@ -21,11 +21,11 @@ from pydantic import ValidationError
 from deshi.jobs import run_folder
 from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.numbers import PERCENT, PLAIN, POINTS, Style, interval, style_of, written
-from deshi.jobs.evidence.review import review
-from deshi.jobs.evidence.review_answers import ratings_of
-from deshi.jobs.evidence.review_sample import Pair, draw, shown
-from deshi.jobs.evidence.review_schema import KEY_FILE, REVIEW_FILE, Review, ReviewKey
-from deshi.jobs.evidence.review_sheet import SHEET_HTML, SHEET_XLSX, page, workbook
+from deshi.jobs.evidence.people.review import review
+from deshi.jobs.evidence.people.review_answers import ratings_of
+from deshi.jobs.evidence.people.review_sample import Pair, draw, shown
+from deshi.jobs.evidence.people.review_schema import KEY_FILE, REVIEW_FILE, Review, ReviewKey
+from deshi.jobs.evidence.people.review_sheet import SHEET_HTML, SHEET_XLSX, page, workbook
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.storage import file_digest
 from deshi.serve.release import MANIFEST_FILE
@@ -131,7 +131,7 @@ def _pairs(folder: Path, evidence: Evidence, texts: Sequence[str]) -> list[Pair]
 
 def _prompts(texts: Sequence[str], evidence: Evidence) -> dict[int, str]:
     """What a language model was asked to answer or to continue, by row."""
-    from deshi.jobs.evidence.written_answers import prompts_of
+    from deshi.jobs.evidence.text.written_answers import prompts_of
 
     asked = prompts_of(list(texts), evidence.recipe["data"]["format"])
     return {

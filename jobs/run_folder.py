@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.split import table_fingerprint
-from deshi.jobs.evidence import formats
 from deshi.jobs.evidence.compare import Comparison
-from deshi.jobs.evidence.formats import Format
-from deshi.jobs.evidence.review_schema import REVIEW_FILE, Review
+from deshi.jobs.evidence.page import formats
+from deshi.jobs.evidence.page.formats import Format
+from deshi.jobs.evidence.people.review_schema import REVIEW_FILE, Review
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.evidence.trace import Traced, trace
 from deshi.jobs.ladder import Line

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from deshi.jobs.contender import Contender
     from deshi.jobs.evidence.answered import Answered
-    from deshi.jobs.evidence.endpoint import Felt
-    from deshi.jobs.evidence.latency import LatencyRow
-    from deshi.jobs.evidence.risk import Compared
-    from deshi.jobs.evidence.risk_schema import Risk
+    from deshi.jobs.evidence.felt.endpoint import Felt
+    from deshi.jobs.evidence.felt.latency import LatencyRow
+    from deshi.jobs.evidence.risk.risk import Compared
+    from deshi.jobs.evidence.risk.risk_schema import Risk
     from deshi.jobs.evidence.schema import DataFacts
     from deshi.jobs.finalist import Finalist
     from deshi.jobs.ladder import Line

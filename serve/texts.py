@@ -14,16 +14,16 @@ from string import Formatter
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
-from deshi.serve.business_texts import BUSINESS_TEXTS
-from deshi.serve.gate_texts import GATE_TEXTS
-from deshi.serve.init_texts import INIT_TEXTS
-from deshi.serve.judging_texts import JUDGING_TEXTS
-from deshi.serve.language_model_texts import LANGUAGE_MODEL_TEXTS
-from deshi.serve.page_texts import PAGE_TEXTS
-from deshi.serve.recorded_texts import RECORDED_TEXTS
-from deshi.serve.review_texts import REVIEW_TEXTS
-from deshi.serve.risk_texts import RISK_TEXTS
-from deshi.serve.section_texts import SECTION_TEXTS
+from deshi.serve.words.business import BUSINESS_TEXTS
+from deshi.serve.words.gate import GATE_TEXTS
+from deshi.serve.words.init import INIT_TEXTS
+from deshi.serve.words.judging import JUDGING_TEXTS
+from deshi.serve.words.language_model import LANGUAGE_MODEL_TEXTS
+from deshi.serve.words.page import PAGE_TEXTS
+from deshi.serve.words.recorded import RECORDED_TEXTS
+from deshi.serve.words.review import REVIEW_TEXTS
+from deshi.serve.words.risk import RISK_TEXTS
+from deshi.serve.words.section import SECTION_TEXTS
 
 Language = Literal["ja", "en"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)

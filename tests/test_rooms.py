@@ -96,7 +96,7 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path):
         f"for name in {modules!r}:\n"
         "    module = importlib.import_module(name)\n"
         "    assert str(site) in module.__file__, (name, module.__file__)\n"
-        "page = [f'jobs/evidence/page/{name}' for name in ('page.html', 'style.css', 'report.md')]\n"
+        "page = [f'jobs/evidence/page/templates/{name}' for name in ('page.html', 'style.css', 'report.md')]\n"
         "data = (*page, 'cluster/runtime_env.yaml')\n"
         "print(all((site / 'deshi' / name).is_file() for name in data))"
     )

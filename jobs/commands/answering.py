@@ -113,7 +113,7 @@ def evaluate(
     """Score a language model's release on a task of lm-eval, through its endpoint."""
     quiet()
     with refusals():
-        from deshi.jobs.evidence.lm_evaluation import evaluate as scored
+        from deshi.jobs.evidence.text.lm_evaluation import evaluate as scored
         from deshi.jobs.run_folder import release_of
 
         for score in scored(release_of(run), tasks, target=target, build=build, chat=chat, limit=limit):

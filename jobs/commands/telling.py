@@ -51,7 +51,7 @@ def changes(
 ) -> None:
     """Write the test rows that are answered otherwise than by the teacher, personal data masked."""
     with refusals():
-        from deshi.jobs.evidence.changes import write_changes
+        from deshi.jobs.evidence.risk.changes import write_changes
 
         typer.echo(write_changes(run, unmasked=unmasked, lang=lang))
 

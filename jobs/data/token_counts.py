@@ -19,7 +19,7 @@ from deshi.jobs.data.packing import plan
 from deshi.jobs.data.render import render
 from deshi.jobs.data.rows import read_rows
 from deshi.jobs.data.tokens import MULTIPLE, tokenise
-from deshi.jobs.evidence.training_cost import Work
+from deshi.jobs.evidence.benches.training_cost import Work
 from deshi.jobs.recipe import Recipe
 
 SAMPLE_ROWS = 256

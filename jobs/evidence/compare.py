@@ -15,11 +15,11 @@ import pyarrow as pa
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.evidence.answered import together, written_together
-from deshi.jobs.evidence.business_case import cases
+from deshi.jobs.evidence.business.business_case import cases
 from deshi.jobs.evidence.kpis import kpi_rows
+from deshi.jobs.evidence.migration.replacement import replacement
 from deshi.jobs.evidence.operations import target_row
-from deshi.jobs.evidence.replacement import replacement
-from deshi.jobs.evidence.risk import Compared
+from deshi.jobs.evidence.risk.risk import Compared
 from deshi.jobs.evidence.schema import Evidence, LeftOut, ModelRow, Quality, Role
 from deshi.jobs.evidence.story import Story
 from deshi.jobs.evidence.verdict import verdict

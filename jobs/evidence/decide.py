@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from deshi.jobs.evidence import money
+from deshi.jobs.evidence.business import money
 from deshi.jobs.evidence.kpis import MEASURES, memory_limit
 from deshi.serve.kpi import Kpi, Target
 from deshi.serve.statistics import Interval

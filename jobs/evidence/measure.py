@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence.latency import LatencyRow, interleaved
+from deshi.jobs.evidence.felt.latency import LatencyRow, interleaved
 from deshi.jobs.session import describe_machine
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Output

@@ -10,8 +10,8 @@ import os
 
 from deshi.jobs.business import Business
 from deshi.jobs.contender import Contender
-from deshi.jobs.evidence import money
-from deshi.jobs.evidence.endpoint import Felt
+from deshi.jobs.evidence.business import money
+from deshi.jobs.evidence.felt.endpoint import Felt
 from deshi.jobs.evidence.figure import Basis, Figure
 from deshi.jobs.evidence.schema import LatencyParts, TargetRow
 from deshi.jobs.recipe import Recipe

@@ -16,9 +16,9 @@ from deshi.jobs.evidence import measure
 from deshi.jobs.evidence.answered import Answered
 from deshi.jobs.evidence.figure import Figure, figure_of
 from deshi.jobs.evidence.measure import Answers
+from deshi.jobs.evidence.risk.slice_harm import flip_harms, members
 from deshi.jobs.evidence.schema import DataFacts, Quality, SliceRow
 from deshi.jobs.evidence.scores import SCORES
-from deshi.jobs.evidence.slice_harm import flip_harms, members
 from deshi.jobs.stages.lesson import Lesson
 from deshi.serve import statistics
 from deshi.serve.paired_statistics import PairedDrop, paired_drop, paired_score_drop

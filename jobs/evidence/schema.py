@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from deshi.jobs.evidence.business_schema import BusinessCase
+from deshi.jobs.evidence.business.business_schema import BusinessCase
 from deshi.jobs.evidence.figure import Figure
-from deshi.jobs.evidence.replacement_schema import Replacement
-from deshi.jobs.evidence.risk_schema import Risk
+from deshi.jobs.evidence.migration.replacement_schema import Replacement
+from deshi.jobs.evidence.risk.risk_schema import Risk
 from deshi.serve.kpi import Frozen
 
 Role = Literal["chosen", "teacher", "distilled", "control"]

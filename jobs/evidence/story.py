@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from deshi.jobs.choose import Chosen
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence import money
+from deshi.jobs.evidence.business import money
 from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.schema import OrderRow, Removed, TrialPoint, WaterfallStep
 from deshi.jobs.ladder import Line, Plan, dominates, promising

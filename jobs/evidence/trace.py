@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from deshi.jobs.evidence.business_case import cases
-from deshi.jobs.evidence.pointers import resolve
+from deshi.jobs.evidence.business.business_case import cases
+from deshi.jobs.evidence.page.pointers import resolve
 from deshi.jobs.evidence.schema import Evidence, SliceRow
 from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.evidence.verdict import verdict

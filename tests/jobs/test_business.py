@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deshi.jobs.evidence.account import stated
+from deshi.jobs.evidence.business.account import stated
 from deshi.jobs.recipe import Recipe
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "trec" / "recipe.yaml"

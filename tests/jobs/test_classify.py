@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deshi.jobs.classify import screened
-from deshi.jobs.evidence.latency import LatencyRow
+from deshi.jobs.evidence.felt.latency import LatencyRow
 from deshi.jobs.trial import Bench
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from deshi.jobs import generate
-from deshi.jobs.evidence import measure_text
 from deshi.jobs.evidence.decide import Finalist, FinalistTarget, choose, violations
 from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.schema import ModelRow, Quality
+from deshi.jobs.evidence.text import measure_text
 from deshi.jobs.evidence.verdict import verdict
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.stages import chain, cut_language_model, spaces

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from deshi.jobs.evidence.training_cost import Work, forward_flops, training_flops
+from deshi.jobs.evidence.benches.training_cost import Work, forward_flops, training_flops
 from deshi.jobs.plan import cost
 from deshi.jobs.plan_shown import as_data, show
 from deshi.jobs.plan_stages import Cluster, StageCost, within_minutes

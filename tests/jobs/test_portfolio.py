@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from deshi.jobs import poc, portfolio
-from deshi.jobs.evidence import portfolio_page
-from deshi.jobs.evidence.portfolio_schema import Portfolio
+from deshi.jobs.evidence.page import portfolio_page
+from deshi.jobs.evidence.page.portfolio_schema import Portfolio
 from deshi.jobs.portfolio import Course
 from deshi.jobs.recipe import Recipe
 

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from deshi.jobs import review_run, run_folder
 from deshi.jobs.cli import app
 from deshi.jobs.data.split import split_rows, table_fingerprint
-from deshi.jobs.evidence import link_check, report
 from deshi.jobs.evidence.answered import Answered, written_together
-from deshi.jobs.evidence.review_schema import KEY_FILE, REVIEW_FILE, Review, ReviewKey
-from deshi.jobs.evidence.written_answers import WrittenAnswer
-from deshi.jobs.evidence.written_answers import table as written_table
+from deshi.jobs.evidence.page import link_check, report
+from deshi.jobs.evidence.people.review_schema import KEY_FILE, REVIEW_FILE, Review, ReviewKey
+from deshi.jobs.evidence.text.written_answers import WrittenAnswer
+from deshi.jobs.evidence.text.written_answers import table as written_table
 from deshi.jobs.storage import Storage, file_digest
 from deshi.serve import release
 from deshi.serve.kpi import Kpi, Target

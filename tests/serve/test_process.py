@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from deshi.jobs.evidence.load import in_own_process, percentile
-from deshi.jobs.evidence.memory import process_tree_peak
+from deshi.jobs.evidence.felt.load import in_own_process, percentile
+from deshi.jobs.evidence.felt.memory import process_tree_peak
 from deshi.serve import command, release
 from deshi.serve.kpi import Kpi, Target
 from deshi.serve.process import serve_in_process

@@ -19,8 +19,8 @@ import pytest
 from ray.serve import Application
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
-from deshi.jobs.evidence.endpoint import running
-from deshi.jobs.evidence.load import in_own_process
+from deshi.jobs.evidence.felt.endpoint import running
+from deshi.jobs.evidence.felt.load import in_own_process
 from deshi.serve import release
 from deshi.serve.app import Args, build
 from deshi.serve.kpi import Kpi, Target
@@ -138,7 +138,7 @@ def test_sigterm_leaves_nothing_behind(server):
         ask(url + "/classify", {"input": "who"})
 
 
-@pytest.mark.parametrize("module", ["deshi.serve.app", "deshi.jobs.evidence.plain_serve"])
+@pytest.mark.parametrize("module", ["deshi.serve.app", "deshi.jobs.evidence.benches.plain_serve"])
 def test_serve_run_makes_an_application_of_key_and_value(tiny, module):
     """As `serve run module:build key=value` does: the values are words."""
     builder = import_module(module).build

@@ -8,7 +8,7 @@ from string import Formatter
 
 import pytest
 
-from deshi.jobs.evidence import report
+from deshi.jobs.evidence.page import report
 from deshi.serve import texts
 from deshi.serve.texts import LANGUAGES, TEXTS, Text, named, recorded, text
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from openpyxl import load_workbook
 
-from deshi.jobs.evidence.review_sample import Pair, shown
-from deshi.jobs.evidence.review_schema import ReviewKey
-from deshi.jobs.evidence.review_sheet import ASKED, COLUMNS, page, workbook
+from deshi.jobs.evidence.people.review_sample import Pair, shown
+from deshi.jobs.evidence.people.review_schema import ReviewKey
+from deshi.jobs.evidence.people.review_sheet import ASKED, COLUMNS, page, workbook
 
 RELEASE = "ab12" * 16
 Said = Mapping[str, object]  # column -> what a person wrote

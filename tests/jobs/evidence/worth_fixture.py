@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from deshi.jobs.evidence.business_schema import Assumption, BusinessCase, MoneyLine, OneOff, Sensitivity
+from deshi.jobs.evidence.business.business_schema import Assumption, BusinessCase, MoneyLine, OneOff, Sensitivity
 from deshi.jobs.evidence.figure import Figure
-from deshi.jobs.evidence.risk_schema import Changed, Explanations, Risk, RiskRow
+from deshi.jobs.evidence.risk.risk_schema import Changed, Explanations, Risk, RiskRow
 
 
 def _around(value: float, spread: float, unit: str, n: int | None, how: str, basis: Any = "measured") -> Figure:
