@@ -39,6 +39,7 @@ UNITS = MappingProxyType(
         "points": POINTS,
         "drop": POINTS,
         "ms": Style(suffix="ms"),
+        "s": Style(suffix="unit.s"),
         "MB": Style(suffix="MB"),
         "1/s": Style(suffix="unit.rps"),
         "rps": Style(suffix="unit.rps"),

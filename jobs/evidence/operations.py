@@ -12,8 +12,9 @@ from deshi.jobs.business import Business
 from deshi.jobs.contender import Contender
 from deshi.jobs.evidence.business import money
 from deshi.jobs.evidence.felt.endpoint import Felt
+from deshi.jobs.evidence.felt.latency import LatencyRow
 from deshi.jobs.evidence.figure import Basis, Figure
-from deshi.jobs.evidence.schema import LatencyParts, TargetRow
+from deshi.jobs.evidence.schema import LatencyParts, TargetRow, Timing
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.stages.builds import size_mb
 from deshi.jobs.stages.lesson import Lesson
@@ -38,15 +39,33 @@ def target_row(lesson: Lesson, each: Contender, target: Target) -> TargetRow:
     rate, latency = felt_at(recipe, each, target, here=here)
     felt = each.felt.get(target.name)
 
-    def timed(value: float, low: float, high: float, unit: str, words: str) -> Figure:
-        return Figure(value=value, unit=unit, n=row.n, low=low, high=high, basis=basis, how=words)
+    def timed(row: LatencyRow, what: str) -> dict[str, Figure]:
+        ratio, ends = row.ratio_to_reference, (row.ratio_low, row.ratio_high)
+        return {
+            "ms": Figure(
+                value=row.median_ms, unit="ms", n=row.n, low=row.low, high=row.high, basis=basis, how=f"{what}, {how}"
+            ),
+            "ratio": Figure(value=ratio, unit="ratio", n=row.n, low=ends[0], high=ends[1], basis=basis, how=how),
+        }
+
+    one_request = timed(row, task.one_request_is)
 
     return TargetRow(
         target=target.name,
         build=build,
         builds=served.builds,
-        engine_ms=timed(row.median_ms, row.low, row.high, "ms", f"{task.one_request_is}, {how}"),
-        ratio_to_teacher=timed(row.ratio_to_reference, row.ratio_low, row.ratio_high, "ratio", how),
+        tried=tuple(
+            Timing(
+                build=row.engine,
+                shape=row.shape,
+                taken=served.builds.get(row.shape) == row.engine,
+                **timed(row, task.one_request_is if row.shape == task.one_request else row.shape),
+            )
+            for row in each.finalist.latency[target.name]
+            if row.engine != "teacher"
+        ),
+        engine_ms=one_request["ms"],
+        ratio_to_teacher=one_request["ratio"],
         latency=latency,
         throughput_rps=rate,
         memory_mb=felt.memory_mb if felt else None,

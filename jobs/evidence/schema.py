@@ -64,12 +64,23 @@ class LatencyParts(Frozen):
     tokens_per_second: Figure | None = Field(None, description="written at once over all slots, closed loop")
 
 
+class Timing(Frozen):
+    """One engine build of a model at one shape of requests: what was tried, and whether it was taken."""
+
+    build: str
+    shape: str
+    ms: Figure = Field(description="median of a call")
+    ratio: Figure = Field(description="over the teacher's, interleaved in one window")
+    taken: bool
+
+
 class TargetRow(Frozen):
     """One model on one target."""
 
     target: str
     build: str
     builds: dict[str, str] = Field(default_factory=dict, description="shape class -> build, as served")
+    tried: tuple[Timing, ...] = Field((), description="every build of this model that was timed here, at every shape")
     engine_ms: Figure = Field(description="median of one row of 16 tokens in the engine alone")
     ratio_to_teacher: Figure = Field(description="engine time over the teacher's, interleaved in one window")
     latency: LatencyParts | None = None

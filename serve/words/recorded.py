@@ -71,6 +71,17 @@ RECORDED_TEXTS: dict[str, tuple[str, str]] = {
         "起動時を含む、提供プロセス全体の最大メモリ（{basis}）",
         "peak {basis} of the serving process tree, start included",
     ),
+    "record.startup": ("コマンドの実行から最初の応答まで", "from the command to its first answer"),
+    "record.energy": (
+        "プロセッサ自身の電力量計（RAPL）による機械全体の値を、最大負荷で送った件数で割ったもの",
+        "processor packages' own counters (RAPL), the whole machine, over the requests at peak_rps",
+    ),
+    "record.held_both": (
+        "{cores}コアと{memory} MBに実際に制限して測定",
+        "held to {cores} core(s) and {memory} MB",
+    ),
+    "record.held_cores": ("{cores}コアに実際に制限して測定", "held to {cores} core(s)"),
+    "record.held_memory": ("{memory} MBに実際に制限して測定", "held to {memory} MB"),
     "record.order_score": (
         "検証データ、Wilson区間",
         "validation rows, Wilson",
@@ -110,6 +121,10 @@ RECORDED_TEXTS: dict[str, tuple[str, str]] = {
     "record.interleaved": (
         "{threads}スレッド、教師の{build}版と交互に測定",
         "{threads} threads, interleaved with the teacher's {build} build",
+    ),
+    "record.batch": (
+        "{rows}件×{tokens}トークン、{threads}スレッド、教師の{build}版と交互に測定",
+        "{rows}x{tokens}, {threads} threads, interleaved with the teacher's {build} build",
     ),
     "record.one_row": (
         "16トークンの1件、{threads}スレッド、教師の{build}版と交互に測定",

@@ -142,6 +142,12 @@ SECTION_TEXTS: dict[str, tuple[str, str]] = {
     ),
     "targets.quantity": ("項目", "figure"),
     "targets.build": ("実行エンジン", "engine and scheme"),
+    "targets.tried": ("試したエンジン", "Engines tried"),
+    "targets.tried.lead": (
+        "同じモデルを各エンジンで動かし、同じ時間帯に交互に測った計算時間です。場所ごとに最も速いものを使います。",
+        "The same model on each engine, timed in turn in one window. The fastest at each shape is used.",
+    ),
+    "targets.taken": ("使用", "used"),
     "targets.chosen_builds": ("文の長さと件数ごとに選ばれたエンジン", "Engine chosen by batch and length"),
     "targets.shape": ("{rows}件×{tokens}トークン", "{rows} row(s) x {tokens} tokens"),
     "targets.empty": ("行き先の記録がありません。", "The evidence holds no target."),

@@ -53,9 +53,9 @@ def test_values_are_not_read_as_placeholders():
 
 
 def test_every_key_that_code_and_page_name_is_in_the_table():
-    room = Path(report.__file__).parent
+    room = Path(report.__file__).parents[1]
     asked: set[str] = set()
-    for path in [*room.glob("*.py"), *room.glob("page/*"), *Path(texts.__file__).parent.glob("*.py")]:
+    for path in [*room.rglob("*.py"), *room.glob("page/templates/*"), *Path(texts.__file__).parent.glob("*.py")]:
         source = path.read_text(encoding="utf-8")
         asked |= set(re.findall(r"""\b(?:text|t)\(\s*["']([a-z_0-9. A-Z-]+)["']\s*[,)]""", source))
     assert len(asked) > 100

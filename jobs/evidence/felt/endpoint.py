@@ -59,7 +59,7 @@ class Server:
 
     def figures(self, joules: float | None, requests: int) -> dict[str, Figure]:
         """Memory, start-up and energy, as fields of `Felt`; `joules` were used while it answered `requests`."""
-        held = f", {self.imposed.words}" if self.imposed.words else ""
+        held = f"; {self.imposed.words}" if self.imposed.words else ""
         each = None if joules is None or not requests else joules / requests
         return {
             "memory_mb": Figure(

@@ -65,6 +65,9 @@ def _of_models(e: Evidence, s: Shown) -> Named:
             for quantity in PLACE:
                 if (figure := place_figure(place, quantity)) is not None:
                     yield quantity_name(e, quantity, s.lang), figure
+            for timing in place.tried:
+                yield quantity_name(e, "tried_ms", s.lang), timing.ms
+                yield quantity_name(e, "tried_ratio", s.lang), timing.ratio
 
 
 def _of_account(case: BusinessCase, s: Shown) -> Named:

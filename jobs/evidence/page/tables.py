@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.numbers import FINE_PERCENT, PERCENT, POINTS, Style, style_of
 from deshi.jobs.evidence.page.shown import Shown
-from deshi.jobs.evidence.schema import Evidence, KpiRow, LatencyParts, ModelRow, Reason, SliceRow, TargetRow
+from deshi.jobs.evidence.schema import Evidence, KpiRow, LatencyParts, ModelRow, Reason, SliceRow, TargetRow, Timing
 from deshi.serve.texts import TEXTS, Language, named, text
 
 SMALL_SLICE = 20  # rows; below, not even a perfect slice proves a drop of less than five points
@@ -26,8 +26,8 @@ STYLES = {
     "calibration_error": PERCENT,
     "unknown_token_rate": FINE_PERCENT,
 }
-PLACE = ("engine_ms", "ratio_to_teacher", *LatencyParts.model_fields, "throughput_rps", "memory_mb", "size_mb",
-         "machines", "cost_per_1000", "cost_per_1000_full_use")  # fmt: skip
+PLACE = ("engine_ms", "ratio_to_teacher", *LatencyParts.model_fields, "throughput_rps", "startup_s", "memory_mb",
+         "size_mb", "energy_j", "machines", "cost_per_1000", "cost_per_1000_full_use")  # fmt: skip
 
 
 def of_role(e: Evidence, role: Literal["chosen", "teacher"]) -> ModelRow | None:
@@ -140,17 +140,31 @@ def targets(e: Evidence, s: Shown) -> Iterator[dict[str, Any]]:
                 rows.append((quantity_name(e, quantity, s.lang), style_of(units[0]), cells))
         first = next(place for _, place in columns if place is not None)
         chosen = place_of(of_role(e, "chosen"), name)
+        shapes = list(dict.fromkeys(row.shape for row in (chosen.tried if chosen else ())))
         yield {
             "name": s.quote(name, first, "target"),
             "columns": columns,
             "rows": rows,
             "projected": any(place is not None and is_projected(place) for _, place in columns),
             "facts": _target_facts(stated[name], e.currency, s) if name in stated else "",
+            "tried_at": [named("shape", shape, s.lang) for shape in shapes],
+            "tried": _tried(chosen, shapes, s),
             "shapes": [
                 (named("shape", shape, s.lang), s.quote(build, chosen, "builds", shape))
                 for shape, build in (chosen.builds if chosen else {}).items()
             ],
         }
+
+
+def _tried(place: TargetRow | None, shapes: Sequence[str], s: Shown) -> list[tuple[Markup, list[Timing | None]]]:
+    """A row a build that was timed, in the order they were tried: its name, and its timing at each of the shapes."""
+    found: dict[str, dict[str, Timing]] = {}
+    for row in place.tried if place else ():
+        found.setdefault(row.build, {})[row.shape] = row
+    return [
+        (s.quote(build, next(iter(at.values())), "build"), [at.get(shape) for shape in shapes])
+        for build, at in found.items()
+    ]
 
 
 def _target_facts(target: dict[str, Any], currency: str, s: Shown) -> Markup:
