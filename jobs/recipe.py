@@ -272,7 +272,7 @@ OF_TASK: dict[str, dict[str, tuple[str, ...]]] = {
     "classify": {
         "data": ("text", "label"),
         "distill": ("label_weight", "hidden_weight"),
-        "kpi.quality": ("max_drop", "score"),
+        "kpi.quality": ("max_drop", "score", "slice_least"),
     },
     "generate": {
         "data": ("format", "column", "loss_on", "packing", "forget"),

@@ -48,6 +48,9 @@ class QualityKpi(Frozen):
     max_drop: float = Field(0.05, gt=0, lt=1, description="classify: absolute, of the task's score")
     confidence: float = Field(0.95, gt=0.5, lt=1)
     score: str = Field("accuracy", description="classify: a row of deshi.jobs.evidence.scores.SCORES")
+    slice_least: float | None = Field(
+        None, gt=0, lt=1, description="classify: score that every slice must reach, however well the teacher does there"
+    )
     kl_mean: float | None = Field(None, gt=0, description="generate: at most, nats a token")
     perplexity_ratio: float | None = Field(None, gt=0, description="generate: at most, student over teacher")
     same_top: float | None = Field(None, gt=0, lt=1, description="generate: at least, share of the tokens")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from deshi.jobs.evidence.figure import Figure
-from deshi.jobs.evidence.schema import KpiRow, KpiVerdict, ModelRow, TargetRow
+from deshi.jobs.evidence.schema import KpiRow, KpiVerdict, ModelRow, SliceRow, TargetRow
 from deshi.serve.kpi import Kpi, Target
 from deshi.serve.statistics import non_inferior
 
@@ -26,8 +26,12 @@ def kpi_rows(
     """One row for each KPI on each target, from a model's test figures; without a limit it is NO TARGET.
 
     `margin` is the most that the score may drop. Latency is the p95 that a user feels, network included. A figure of a
-    target that could only be projected keeps the basis "projected" beside its verdict.
+    target that could only be projected keeps the basis "projected" beside its verdict. A model behind a URL takes no disk
+    and no memory of a target, so limits of those do not gate it.
     """
+    if row.asked is not None:
+        kpi = kpi.model_copy(update={"size_mb": None, "memory_mb": {}})
+        targets = [target.model_copy(update={"memory_mb": None}) for target in targets]
     quality = row.quality
     drop = quality.drop or _not_measured("share")
     rows = [
@@ -57,6 +61,7 @@ def kpi_rows(
         rows += _operations(f"memory_mb.{target.name}", memory, memory_limit(kpi, target), unit="MB")
         rows += _operations(f"cost_per_1000.{target.name}", cost, kpi.cost_per_1000.get(target.name), unit=currency)
     rows += _risk("worst_slice", _worst_slice(row))
+    rows += _slice_least(row.quality.slices, kpi.quality.slice_least)
     rows += _harmed_slices(row, margin)
     rows += _risk("calibration_error", quality.calibration_error)
     return tuple(rows)
@@ -128,6 +133,29 @@ def _worst_slice(row: ModelRow) -> Figure | None:
     worst = max(row.quality.slices, key=lambda part: surest(part.drop))
     where = f"{worst.column} = {worst.value}"
     return worst.drop.model_copy(update={"how": f"{where}; {worst.drop.how}" if worst.drop.how else where})
+
+
+def weakest_slice(slices: Sequence[SliceRow]) -> SliceRow | None:
+    """The slice whose score is surest to be low, of those large enough to be judged."""
+    judged = [part for part in slices if part.harm_p is not None and part.score.high is not None]
+    return min(judged, key=lambda part: part.score.high or 0.0, default=None)
+
+
+def _slice_least(slices: Sequence[SliceRow], least: float | None) -> list[KpiRow]:
+    """The weakest slice against the score that each must reach; beside a weak teacher nothing else sees it.
+
+    FAIL where its whole interval lies below, PASS where the interval of every judged slice lies above.
+    """
+    if least is None:
+        return []
+    weakest = weakest_slice(slices)
+    found: KpiVerdict = "INCONCLUSIVE"
+    if weakest is not None and (weakest.score.high or 0.0) < least:
+        found = "FAIL"
+    elif weakest is not None and all((part.score.low or 0.0) >= least for part in slices if part.harm_p is not None):
+        found = "PASS"
+    figure = _not_measured("share") if weakest is None else weakest.score
+    return [KpiRow(axis="risk", name="slice_least", limit=least, limit_is="at least", figure=figure, verdict=found)]
 
 
 def _harmed_slices(row: ModelRow, margin: float | None) -> list[KpiRow]:

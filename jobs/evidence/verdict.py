@@ -13,6 +13,7 @@ from types import MappingProxyType
 from scipy import stats
 
 from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.kpis import weakest_slice
 from deshi.jobs.evidence.numbers import digits
 from deshi.jobs.evidence.schema import Decision, KpiRow, KpiVerdict, Reason, SliceRow, Verdict
 from deshi.serve.statistics import rows_needed
@@ -58,6 +59,14 @@ SENTENCES: Mapping[str, str] = MappingProxyType(
         "harmed_slices.pass": "no slice of the {n} that are large enough to be judged is harmed",
         "harmed_slices.fail": "slice {slice} (n = {n}) is harmed: it drops by {value} points ({low} to {high}), more "
         "than the other rows and beyond the limit of {limit}",
+        "slice_least.pass": "every slice large enough to be judged scores at least {limit}%; the weakest, {slice}, "
+        "{value}% ({low} to {high})",
+        "slice_least.fail": "slice {slice} (n = {n}) scores {value}% ({low} to {high}), all of it below the {limit}% "
+        "that every slice must reach; the teacher scores {teacher}% there",
+        "slice_least.inconclusive": "slice {slice} (n = {n}) scores {value}% ({low} to {high}), astride the {limit}% "
+        "that every slice must reach",
+        "slice_least.unmeasured": "no slice is large enough to be judged, so the {limit}% that every slice must reach "
+        "are not shown to hold",
         "projected": "the figures of {target} are projected, not measured: this machine cannot reproduce it",
     }
     | {
@@ -99,6 +108,8 @@ def verdict(rows: Sequence[KpiRow], *, slices: Sequence[SliceRow], confidence: f
     for row in speaking:
         if row.name == "harmed_slices" and row.verdict == "FAIL":
             reasons += [_harmed(part, margin) for part in slices if part.harmed]
+        elif row.name == "slice_least":
+            reasons.append(_weakest(row, weakest_slice(slices)))
         else:
             reasons.append(_reason(row, needed.get(row.name)))
     projected = dict.fromkeys(_target(row) for row in speaking if row.figure.basis == "projected" and _target(row))
@@ -135,6 +146,13 @@ def _reason(row: KpiRow, needed: int | None) -> Reason:
 def _harmed(part: SliceRow, margin: float | None) -> Reason:
     named = {"slice": f"{part.column} = {part.value}", "n": f"{part.n:,}"}
     return _sentence("harmed_slices.fail", named | _numbers(part.drop, margin, 100, 2))
+
+
+def _weakest(row: KpiRow, part: SliceRow | None) -> Reason:
+    if part is None:
+        return _sentence("slice_least.unmeasured", _numbers(row.figure, row.limit, 100, 1))
+    named = {"slice": f"{part.column} = {part.value}", "teacher": digits(100 * part.teacher_score, 1)}
+    return _sentence(f"slice_least.{row.verdict.lower()}", named | _numbers(part.score, row.limit, 100, 1))
 
 
 def _numbers(figure: Figure, limit: float | None, scale: float, decimals: int | None) -> dict[str, str]:

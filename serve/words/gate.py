@@ -15,6 +15,28 @@ GATE_TEXTS: dict[str, tuple[str, str]] = {
         "The slice {slice} (n = {n}) is harmed: it drops by {value} points ({low} to {high}), proven to be more than"
         " the other rows drop and beyond the limit of {limit}.",
     ),
+    "kpi.slice_least": ("最も弱い区分のスコア", "score of the weakest slice"),
+    "reason.slice_least.pass": (
+        "判定できる大きさの区分は、すべて {limit}% 以上です。最も弱い区分 {slice} は {value}%（{low} 〜 {high}）です。",
+        "Every slice that is large enough to be judged scores at least {limit}%; the weakest, {slice}, scores {value}%"
+        " ({low} to {high}).",
+    ),
+    "reason.slice_least.fail": (
+        "区分 {slice}（{n} 行）のスコアは {value}%（{low} 〜 {high}）で、区間のすべてが、どの区分にも求める {limit}% を"
+        "下回ります。教師のスコアも {teacher}% です。",
+        "The slice {slice} (n = {n}) scores {value}% ({low} to {high}), all of it below the {limit}% that every slice"
+        " must reach; the teacher scores {teacher}% there.",
+    ),
+    "reason.slice_least.inconclusive": (
+        "区分 {slice}（{n} 行）のスコアは {value}%（{low} 〜 {high}）で、区間が、どの区分にも求める {limit}% を"
+        "またぎます。",
+        "The slice {slice} (n = {n}) scores {value}% ({low} to {high}), astride the {limit}% that every slice must"
+        " reach.",
+    ),
+    "reason.slice_least.unmeasured": (
+        "判定できる大きさの区分がないため、どの区分も {limit}% 以上とは言えません。",
+        "No slice is large enough to be judged, so the {limit}% that every slice must reach are not shown to hold.",
+    ),
     "record.harmed_slices": (
         "全 {total} 区分のうち、判定できる大きさのものは {judged} 区分",
         "of {total} slices, {judged} large enough to be judged",

@@ -7,6 +7,7 @@ import pytest
 from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.schema import LatencyParts, ModelRow, Quality, SliceRow, TargetRow
+from deshi.jobs.evidence.verdict import verdict as spoken
 from deshi.serve.kpi import Kpi, QualityKpi, Target
 
 TARGETS = (
@@ -139,3 +140,35 @@ def test_the_worst_slice_is_the_one_surest_to_be_worse():
     assert rows["worst_slice"].axis == rows["calibration_error"].axis == "risk"
     assert rows["harmed_slices"].verdict == "NO TARGET"  # nothing was large enough to be judged, so nothing is held
     assert rows["harmed_slices"].figure.value is None and rows["harmed_slices"].figure.basis == "not measured"
+
+
+def _slice(value: str, score: float, low: float, high: float, *, judged: bool = True) -> SliceRow:
+    return SliceRow(
+        column="language",
+        value=value,
+        n=499,
+        score=figure(score, low, high, unit="share"),
+        teacher_score=0.37,
+        drop=figure(0.0, -0.02, 0.02, unit="share"),
+        harm_p=1.0 if judged else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("slices", "verdict", "value"),
+    [
+        ((_slice("en", 0.67, 0.63, 0.71), _slice("ja", 0.37, 0.33, 0.41)), "FAIL", 0.37),
+        ((_slice("en", 0.67, 0.63, 0.71), _slice("ja", 0.48, 0.44, 0.52)), "INCONCLUSIVE", 0.48),
+        ((_slice("en", 0.67, 0.63, 0.71), _slice("ja", 0.56, 0.52, 0.60)), "PASS", 0.56),
+        ((_slice("en", 0.67, 0.63, 0.71), _slice("ja", 0.1, 0.0, 0.9, judged=False)), "PASS", 0.67),
+        ((_slice("ja", 0.1, 0.0, 0.9, judged=False),), "INCONCLUSIVE", None),
+    ],
+)
+def test_the_weakest_slice_must_reach_its_score_however_weak_the_teacher_is(slices, verdict, value):
+    kpi = KPI.model_copy(update={"quality": QualityKpi(max_drop=0.05, slice_least=0.5)})
+    row = model([place("onprem", figure(20.0))], slices=slices)
+    found = table(row, kpi)["slice_least"]
+    assert (found.verdict, found.figure.value, found.limit, found.limit_is) == (verdict, value, 0.5, "at least")
+    assert "slice_least" not in table(row)
+    said = [reason.text for reason in spoken((found,), slices=slices, confidence=0.95).reasons]
+    assert len(said) == 1 and "50" in said[0] and (value is None or f"{100 * value:.1f}" in said[0])

@@ -88,7 +88,7 @@ def test_rows_without_a_limit_gate_nothing():
 @pytest.mark.parametrize("code", sorted(SENTENCES))
 def test_every_sentence_is_filled_by_the_values_that_every_reason_has(code):
     fields = {name for _, name, _, _ in string.Formatter().parse(SENTENCES[code]) if name}
-    assert fields <= {"value", "low", "high", "limit", "unit", "target", "rows", "n", "slice"}
+    assert fields <= {"value", "low", "high", "limit", "unit", "target", "rows", "n", "slice", "teacher"}
 
 
 def test_an_end_that_could_not_be_had_is_told_as_infinite():
