@@ -16,7 +16,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from deshi.jobs import init_split
-from deshi.jobs.cli import app
+from deshi.jobs.commands.making import app
 from deshi.jobs.init import Options, init, language_of
 from deshi.jobs.init_proof import proof
 from deshi.jobs.init_questions import QUESTIONS

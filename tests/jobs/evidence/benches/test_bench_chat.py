@@ -197,7 +197,7 @@ def test_training_figures_by_hand(capsys):
 
 
 def test_the_modules_can_be_started():
-    for name in ("plain_llamacpp", "chat_load"):
+    for name in ("benches.plain_llamacpp", "felt.chat_load"):
         command = [sys.executable, "-m", f"deshi.jobs.evidence.{name}", "--help"]
         assert "usage" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
