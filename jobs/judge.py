@@ -3,12 +3,17 @@
 The rows, the teacher, the targets and the KPIs are the recipe's; what `deshi poc` has finished of them is used again.
 The given model is judged as it came, in full precision on its best engine here: nothing is trained, cut or rounded.
 What is written is a run of its own, `<storage>/<recipe>-<model>/`, with evidence, report and a release to serve.
+
+`judge_url.py` judges a model behind a URL on the same ground (`Judgement`).
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from deshi.jobs import poc, preflight, session
@@ -19,6 +24,7 @@ from deshi.jobs.evidence.compare import compare
 from deshi.jobs.progress import Progress
 from deshi.jobs.recipe import Recipe
 from deshi.jobs.run_folder import RunFolder, release_of
+from deshi.jobs.session import Machine
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson
 from deshi.jobs.storage import Output, Storage
@@ -36,36 +42,22 @@ def run(
     Raises:
         ValueError: in one sentence, before any work, for what cannot be judged.
     """
-    if "://" in model:
-        raise ValueError(f"{model} is an address; give the folder of the model, which is then measured on your targets")
     given = check_model_folder(model)
-    live = None if against is None else release_of(against)
-    if live is not None:
-        release.verify(live)
-    recipe = Recipe.load(path, storage=storage)
-    recipe = recipe.model_copy(update={"name": name or named_after(recipe.name, given)})
-    session.settle_accelerator()
-    store, said, task = Storage(recipe.storage), Progress(), task_of(recipe)
-    preflight.refuse(recipe, store)
-    with RunFolder.taken(recipe, store) as folder:
-        prepared = poc.prepare(recipe, store, said)
-        assert prepared is not None, "only --until stops on the way"
-        lesson, machine = prepared
-        if live is not None:
-            refuse_other(live, recipe, labels=lesson.splits.labels if recipe.task == "classify" else ())
+    live = live_release(against)
+    recipe = recipe_of(path, storage=storage, name=name, given=given.resolve().name)
+    with judgement(recipe, Progress(), live) as at:
+        lesson, said = at.lesson, at.said
         with said.stage("given", str(given)):
-            made = task.given(lesson, str(given))
-        with said.stage("bench", "which engines have a chance here"):
-            bench = poc.bench_of(lesson)
+            made = task_of(recipe).given(lesson, str(given))
+        bench = at.bench()
         with said.stage("choose", "the model and the teacher, as a user feels them"):
             candidate = Candidate(family="given", layers=describe(made.path / "model").layers, scheme=bench.finest)
             judged = contender("given", candidate, lesson, bench, made, measured=True)
-            teacher = teacher_contender(lesson, bench)
-            beside = [] if live is None else [live_contender(live, lesson, bench)]
+            teacher, beside = at.others(bench)
         with said.stage("verdict", "the test split is opened, once, for all models together"):
             told = compare(
                 lesson,
-                machine,
+                at.machine,
                 winner=judged,
                 teacher=teacher,
                 beside=beside,
@@ -74,13 +66,72 @@ def run(
                 seconds=said.seconds,
                 against=against,
             )
-        released = folder.publish(told, lesson, judged, bench, [])
+        released = at.folder.publish(told, lesson, judged, bench, [])
         said.verdict(told.evidence, f"{recipe.storage}/{recipe.name}", str(released))
 
 
-def named_after(recipe: str, given: Path) -> str:
-    """`trec-vendor-model`: the recipe's name and the folder's, as far as a run's name goes."""
-    words = re.sub(r"[^A-Za-z0-9._-]+", "-", given.resolve().name).strip("-") or "given"
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What any given model is judged on: the run's folder, rows and teacher, and the live release if there is one."""
+
+    folder: RunFolder
+    lesson: Lesson
+    machine: Machine
+    said: Progress
+    live: Path | None
+
+    def bench(self) -> Bench:
+        """What this machine's engines do with the teacher."""
+        with self.said.stage("bench", "which engines have a chance here"):
+            return poc.bench_of(self.lesson)
+
+    def others(self, bench: Bench) -> tuple[Contender, list[Contender]]:
+        """The teacher, and what stands beside it: the live release."""
+        teacher = teacher_contender(self.lesson, bench)
+        return teacher, [] if self.live is None else [live_contender(self.live, self.lesson, bench)]
+
+
+@contextmanager
+def judgement(recipe: Recipe, said: Progress, live: Path | None, *, serves: bool = True) -> Iterator[Judgement]:
+    """Takes the run's folder and prepares rows and teacher, or finds them prepared.
+
+    `serves` says whether a release comes of it; if not, none may lie there.
+
+    Raises:
+        ValueError: in one sentence, before any work, for a recipe that cannot be run or a live release of other rows.
+    """
+    session.settle_accelerator()
+    store = Storage(recipe.storage)
+    preflight.refuse(recipe, store)
+    with RunFolder.taken(recipe, store) as folder:
+        if not serves:
+            folder.refuse_release()
+        prepared = poc.prepare(recipe, store, said)
+        assert prepared is not None, "only --until stops on the way"
+        lesson, machine = prepared
+        if live is not None:
+            refuse_other(live, recipe, labels=lesson.splits.labels if recipe.task == "classify" else ())
+        yield Judgement(folder=folder, lesson=lesson, machine=machine, said=said, live=live)
+
+
+def live_release(against: str | None) -> Path | None:
+    """The verified release of the live run, if one is given."""
+    if against is None:
+        return None
+    live = release_of(against)
+    release.verify(live)
+    return live
+
+
+def recipe_of(path: Path, *, storage: str | None, name: str | None, given: str) -> Recipe:
+    """The recipe under the name of this judgement: as asked for, or after the recipe and the given model."""
+    recipe = Recipe.load(path, storage=storage)
+    return recipe.model_copy(update={"name": name or named_after(recipe.name, given)})
+
+
+def named_after(recipe: str, given: str) -> str:
+    """`trec-vendor-model`: the recipe's name and the model's, as far as a run's name goes."""
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", given).strip("-") or "given"
     return f"{recipe}-{words}"[:64]
 
 

@@ -53,8 +53,11 @@ class Progress:
             f"search at most {_clock(most_left(plan, lines))} more"
         )
 
-    def verdict(self, evidence: Evidence, run: str, release: str) -> None:
-        """The verdict, its reasons, where everything lies, and what to type next; on standard output."""
+    def verdict(self, evidence: Evidence, run: str, release: str | None) -> None:
+        """The verdict, its reasons, where everything lies, and what to type next; on standard output.
+
+        `release` is None of a model behind a URL, which is not here to be served.
+        """
         out = Console(highlight=False, soft_wrap=True)
         colour = {"ACCEPT": "green", "REJECT": "red", "INCONCLUSIVE": "yellow"}[evidence.verdict.decision]
         out.print(f"\n[bold {colour}]{evidence.verdict.decision}[/bold {colour}]  {evidence.name}")
@@ -66,6 +69,11 @@ class Progress:
         serve = f"deshi serve {run}"
         if evidence.verdict.decision != "ACCEPT":
             serve += " --despite-verdict"
+        if release is None:
+            out.print(
+                f"\nreport   {run}/report.html\n\nnext     deshi report {run} --lang ja\n         deshi verify {run}"
+            )
+            return
         out.print(f"\nreport   {run}/report.html\nrelease  {release}\n")
         out.print(f"next     {serve}\n         deshi report {run} --lang ja\n         deshi verify {run}")
 
@@ -104,9 +112,9 @@ def _summary(evidence: Evidence) -> Table:
             f"{row.id} ({'-'.join(row.chain)})",
             f"{row.quality.score.value:.3f}",
             "" if drop is None else f"{drop.value:+.3f} ({drop.low:+.3f} to {drop.high:+.3f})",
-            f"{place.size_mb.value:.1f} MB",
-            f"{place.engine_ms.value:.2f} ms",
-            f"{1 / (place.ratio_to_teacher.value or 1):.1f}x",
+            "" if place.size_mb.value is None else f"{place.size_mb.value:.1f} MB",
+            "" if place.engine_ms.value is None else f"{place.engine_ms.value:.2f} ms",
+            "" if place.ratio_to_teacher.value is None else f"{1 / (place.ratio_to_teacher.value or 1):.1f}x",
         )
     return table
 

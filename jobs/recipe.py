@@ -7,6 +7,8 @@ JSON Schema of `Recipe` for editors.
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -247,6 +249,17 @@ class Recipe(Part):
         except ValidationError as error:
             raise ValueError(f"recipe {path}: {_one_sentence(error)}") from None
         return recipe.at(path.resolve().parent, storage=storage)
+
+    @classmethod
+    def recorded(cls, recipe: dict[str, Any]) -> Recipe:
+        """The recipe as an evidence holds it, every key written out; keys at their defaults count as not stated."""
+        own = copy.deepcopy(recipe)
+        for other, places in OF_TASK.items():
+            for where, keys in places.items() if other != own.get("task", "classify") else ():
+                part = functools.reduce(lambda inner, name: inner.get(name) or {}, where.split("."), own)
+                for key in keys:
+                    part.pop(key, None)
+        return cls.model_validate(cls.model_validate(own).model_dump(exclude_defaults=True))
 
     def at(self, folder: Path, *, storage: str | None = None) -> Recipe:
         """The same recipe with every relative path made absolute: files by `folder`, `--storage` by the caller's."""

@@ -28,7 +28,6 @@ from deshi.jobs.evidence.people.review_schema import KEY_FILE, REVIEW_FILE, Revi
 from deshi.jobs.evidence.people.review_sheet import SHEET_HTML, SHEET_XLSX, page, workbook
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.storage import file_digest
-from deshi.serve.release import MANIFEST_FILE
 
 STUDENT, TEACHER = "chosen", "teacher"
 
@@ -141,7 +140,7 @@ def _prompts(texts: Sequence[str], evidence: Evidence) -> dict[int, str]:
 
 
 def _of_model(answers: pa.Table, name: str, column: str) -> dict[int, str]:
-    return {row["row"]: row[column] for row in answers.to_pylist() if row["model"] == name}
+    return {row["row"]: row[column] or "" for row in answers.to_pylist() if row["model"] == name}
 
 
 def _evidence(folder: Path) -> Evidence:
@@ -149,7 +148,7 @@ def _evidence(folder: Path) -> Evidence:
 
 
 def _release(folder: Path) -> str:
-    return file_digest(folder / run_folder.RELEASE_FOLDER / MANIFEST_FILE)
+    return file_digest(run_folder.proof_of(folder))
 
 
 def _key(folder: Path) -> ReviewKey | None:

@@ -1,5 +1,8 @@
 """A run's folder, `<storage>/<name>/`: evidence.json, report.html, trials.parquet and release/.
 
+Where a model behind a URL was judged there is nothing to serve: judged.json, a manifest without files, stands in the
+place of the release.
+
 The finished outputs that it was made from lie beside it in the storage. Where the storage is not a local disk, the
 folder is laid out here first and then uploaded, the release's manifest last.
 """
@@ -12,7 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +51,7 @@ JUDGED_BY = {  # lineage -> file
     "test_answers": ANSWERS_FILE,
     "written_answers": WRITTEN_FILE,
 }
+JUDGED_FILE = "judged.json"
 KEY = re.compile(r"[a-z]+-[0-9a-f]{16}")  # an address in the storage
 RELEASE_FOLDER = "release"
 
@@ -86,6 +90,40 @@ class RunFolder:
 
         An accepted release of an earlier run stays where it is if this one is not accepted.
         """
+        judging, made = self._write(told, lines), winner.finalist
+        of_winner = {"student": made.model.key, "served": made.folder.key}
+        manifest = _manifest(told.evidence, lesson, bench, of_winner | judging)
+        released = release.write(made.folder.path, self.path / RELEASE_FOLDER, manifest)
+        self._forget(JUDGED_FILE)
+        self._report_and_upload(released)
+        return released
+
+    def publish_judged(self, told: Comparison, lesson: Lesson, bench: Bench) -> Path:
+        """The same of a model behind a URL, with judged.json in the release's place; returns the run's folder."""
+        manifest = _manifest(told.evidence, lesson, bench, self._write(told, ()))
+        written = manifest.model_dump_json(indent=2) + "\n"
+        _in_one_step(self.path / JUDGED_FILE, lambda path: path.write_text(written, encoding="utf-8"))
+        self._report_and_upload()
+        return self.path
+
+    def refuse_release(self) -> None:
+        """Raises ValueError if a release lies here: a verdict on a URL would stand beside what it did not judge."""
+        there = f"{self.storage.root}/{self.name}/{RELEASE_FOLDER}/{MANIFEST_FILE}"
+        kept = self.storage.filesystem.get_file_info(there).type == pafs.FileType.File
+        if kept or release.find(self.path / RELEASE_FOLDER) is not None:
+            raise ValueError(
+                f"{self.path} holds a release to serve, and a URL has none; give this verdict another --name"
+            )
+
+    def _forget(self, name: str) -> None:
+        """Removes what an earlier run of this name has left, on a remote storage too."""
+        (self.path / name).unlink(missing_ok=True)
+        if not self.storage.is_local:
+            with suppress(FileNotFoundError):
+                self.storage.filesystem.delete_file(f"{self.storage.root}/{self.name}/{name}")
+
+    def _write(self, told: Comparison, lines: Sequence[Line]) -> dict[str, str]:
+        """Writes trials, answers and evidence, and returns their digests, as a manifest's lineage names them."""
         evidence = told.evidence
         rows = [{**line, "candidate": dict(line["candidate"]), "params": None} for line in lines]
         _in_one_step(self.path / TRIALS_FILE, lambda path: pq.write_table(pa.Table.from_pylist(rows), path))
@@ -96,46 +134,42 @@ class RunFolder:
         written = evidence.model_dump_json(indent=2) + "\n"
         _in_one_step(self.path / EVIDENCE_FILE, lambda path: path.write_text(written, encoding="utf-8"))
         judging = {what: name for what, name in JUDGED_BY.items() if name != WRITTEN_FILE or told.written is not None}
-        made = winner.finalist
-        released = release.write(
-            made.folder.path,
-            self.path / RELEASE_FOLDER,
-            Manifest(
-                name=evidence.name,
-                created=evidence.created,
-                decision=evidence.verdict.decision,
-                reasons=tuple(reason.text for reason in evidence.verdict.reasons),
-                kpi=lesson.recipe.kpi,
-                targets=lesson.recipe.targets,
-                lineage={
-                    "recipe": digest_of(evidence.recipe),
-                    "splits": lesson.splits_key,
-                    "yardstick": bench.yardstick_key,
-                    "teacher": lesson.teacher_key,
-                    "answers": lesson.answers_key,
-                    "student": made.model.key,
-                    "served": made.folder.key,
-                }
-                | {what: file_digest(self.path / name) for what, name in judging.items()},
-                licences=evidence.licences,
-                versions=evidence.versions,
-                commit=evidence.commit,
-            ),
-        )
-        write_report(str(self.path), lang="ja", out=None)
-        self._upload(released)
-        return released
+        return {what: file_digest(self.path / name) for what, name in judging.items()}
 
-    def _upload(self, released: Path) -> None:
+    def _report_and_upload(self, released: Path | None = None) -> None:
+        write_report(str(self.path), lang="ja", out=None)
         if self.storage.is_local:
             return
         target = f"{self.storage.root}/{self.name}"
         files = [path for path in self.path.iterdir() if path.is_file() and not path.name.startswith(".")]
-        files += sorted(
-            (path for path in released.rglob("*") if path.is_file()), key=lambda path: path.name == MANIFEST_FILE
-        )
-        for path in files:
+        if released is not None:
+            files += [path for path in released.rglob("*") if path.is_file()]
+        # What proves the rest comes last.
+        for path in sorted(files, key=lambda path: path.name in (MANIFEST_FILE, JUDGED_FILE)):
             self.storage.upload(path, f"{target}/{path.relative_to(self.path)}")
+
+
+def _manifest(evidence: Evidence, lesson: Lesson, bench: Bench, lineage: dict[str, str]) -> Manifest:
+    """What was decided, on what; `lineage` is of this model, and of the files that it was judged by."""
+    return Manifest(
+        name=evidence.name,
+        created=evidence.created,
+        decision=evidence.verdict.decision,
+        reasons=tuple(reason.text for reason in evidence.verdict.reasons),
+        kpi=lesson.recipe.kpi,
+        targets=lesson.recipe.targets,
+        lineage={
+            "recipe": digest_of(evidence.recipe),
+            "splits": lesson.splits_key,
+            "yardstick": bench.yardstick_key,
+            "teacher": lesson.teacher_key,
+            "answers": lesson.answers_key,
+        }
+        | lineage,
+        licences=evidence.licences,
+        versions=evidence.versions,
+        commit=evidence.commit,
+    )
 
 
 def release_of(run: str) -> Path:
@@ -148,6 +182,8 @@ def release_of(run: str) -> Path:
     if (folder / SERVING_FILE).is_file():
         return folder
     found = release.find(folder / RELEASE_FOLDER) if folder.is_dir() else None
+    if found is None and (folder / JUDGED_FILE).is_file():
+        raise ValueError(f"{run} judged a model behind a URL, so there is nothing here to serve; ask its vendor's URL")
     if found is None:
         raise ValueError(f"{run} holds no release; run `deshi poc RECIPE` first and give <storage>/<name>")
     return found
@@ -178,8 +214,14 @@ def write_report(run: str, *, lang: Language, out: Path | None, form: Format = "
 def _releases_judged_by(folder: Path) -> dict[str | None, str]:
     """Digest of the evidence that a release names -> of its manifest. An accepted release stays beside later ones."""
     release.find(folder / RELEASE_FOLDER)
-    manifests = folder.glob(f"{RELEASE_FOLDER}*/{MANIFEST_FILE}")
-    return {Manifest.read(path.parent).lineage.get("evidence"): file_digest(path) for path in manifests}
+    manifests = [*folder.glob(f"{RELEASE_FOLDER}*/{MANIFEST_FILE}"), *folder.glob(JUDGED_FILE)]
+    return {Manifest.read(path.parent, path.name).lineage.get("evidence"): file_digest(path) for path in manifests}
+
+
+def proof_of(folder: Path) -> Path:
+    """The file whose digest names what a run's folder judged: its release's manifest, or judged.json."""
+    judged = folder / JUDGED_FILE
+    return judged if judged.is_file() else folder / RELEASE_FOLDER / MANIFEST_FILE
 
 
 def verify(run: str) -> str:
@@ -188,10 +230,7 @@ def verify(run: str) -> str:
     Raises:
         ValueError: naming the first file that differs.
     """
-    folder = release_of(run)
-    manifest = release.verify(folder)
-    said = f"{folder}: all {len(manifest.files)} files are as the manifest says; verdict {manifest.decision}"
-    beside = folder.parent
+    beside, manifest, said = _proven(run)
     if not (beside / EVIDENCE_FILE).is_file():
         return f"{said}; its evidence is not beside it and was not verified"
     for key, name in JUDGED_BY.items():
@@ -205,6 +244,18 @@ def verify(run: str) -> str:
     return f"{said}; {_verify_sources(_storage_of(run), manifest, beside / EVIDENCE_FILE)}"
 
 
+def _proven(run: str) -> tuple[Path, Manifest, str]:
+    """Where a run's evidence lies, its release's verified manifest or its judged.json, and that in words."""
+    folder = _local(run)
+    if (folder / JUDGED_FILE).is_file():
+        manifest = Manifest.read(folder, JUDGED_FILE)
+        return folder, manifest, f"{folder}: a model behind a URL, so no release; verdict {manifest.decision}"
+    released = release_of(run)
+    manifest = release.verify(released)
+    words = f"{released}: all {len(manifest.files)} files are as the manifest says; verdict {manifest.decision}"
+    return released.parent, manifest, words
+
+
 def verified(run: str) -> tuple[Path, Manifest, Storage]:
     """A run's folder on this disk, its release's manifest, and the storage that it was made from, all as judged.
 
@@ -212,12 +263,11 @@ def verified(run: str) -> tuple[Path, Manifest, Storage]:
         ValueError: as `verify` does, or if the evidence is not there.
     """
     verify(run)
-    released = release_of(run)
-    folder = released.parent
+    folder, manifest, _ = _proven(run)
     if not (folder / EVIDENCE_FILE).is_file():
         raise ValueError(f"{run} holds a release without its evidence; give the run's folder, <storage>/<name>")
     storage = _storage_of(run) if "://" in run else Storage(str(folder.absolute().parent))
-    return folder, Manifest.read(released), storage
+    return folder, manifest, storage
 
 
 def traced(run: str, pointer: str) -> Traced:
@@ -233,7 +283,8 @@ def traced(run: str, pointer: str) -> Traced:
 
 def keep(run: str, name: str, content: bytes) -> Path:
     """Writes a file beside a run's evidence in one step, on a remote storage too, and returns where it lies here."""
-    path = release_of(run).parent / name
+    folder = _local(run)
+    path = (folder if (folder / JUDGED_FILE).is_file() else release_of(run).parent) / name
     _in_one_step(path, lambda partial: partial.write_bytes(content))
     if "://" in run and not run.startswith("file://"):
         storage, of_run = _storage_of(run), run.rstrip("/").rpartition("/")[2]
@@ -266,11 +317,15 @@ def _local(run: str) -> Path:
     if "://" not in run or run.startswith("file://"):
         return Path(run.removeprefix("file://"))
     storage, name = _storage_of(run), run.rstrip("/").rpartition("/")[2]
-    try:
-        with storage.filesystem.open_input_file(f"{storage.root}/{name}/{RELEASE_FOLDER}/{MANIFEST_FILE}") as file:
-            state = hashlib.sha256(file.read()).hexdigest()
-    except FileNotFoundError:
-        raise ValueError(f"{run} holds no release; run `deshi poc RECIPE` first and give <storage>/<name>") from None
+    for proof in (JUDGED_FILE, f"{RELEASE_FOLDER}/{MANIFEST_FILE}"):
+        try:
+            with storage.filesystem.open_input_file(f"{storage.root}/{name}/{proof}") as file:
+                state = hashlib.sha256(file.read()).hexdigest()
+            break
+        except FileNotFoundError:
+            continue
+    else:
+        raise ValueError(f"{run} holds no release; run `deshi poc RECIPE` first and give <storage>/<name>")
     copy = storage.scratch / "runs" / f"{name}-{state[:16]}"
     if not copy.is_dir():
         copy.parent.mkdir(parents=True, exist_ok=True)

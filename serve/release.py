@@ -76,13 +76,13 @@ class Manifest(Frozen):
     commit: str = ""
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
-        """Reads `folder`/manifest.json, without looking at the files it names.
+    def read(cls, folder: Path, name: str = MANIFEST_FILE) -> Manifest:
+        """Reads `folder`/manifest.json, or one of another name, without looking at the files it names.
 
         Raises:
             ValueError: if there is none or it is not of this schema.
         """
-        path = folder / MANIFEST_FILE
+        path = folder / name
         if path.is_symlink() or not path.is_file():
             raise ValueError(f"{path} does not exist; give a release folder that `deshi poc` wrote")
         try:

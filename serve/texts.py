@@ -24,6 +24,7 @@ from deshi.serve.words.recorded import RECORDED_TEXTS
 from deshi.serve.words.review import REVIEW_TEXTS
 from deshi.serve.words.risk import RISK_TEXTS
 from deshi.serve.words.section import SECTION_TEXTS
+from deshi.serve.words.vendor import VENDOR_TEXTS
 
 Language = Literal["ja", "en"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -48,6 +49,7 @@ PARTS: tuple[Mapping[str, tuple[str, str]], ...] = (
     REVIEW_TEXTS,
     RISK_TEXTS,
     SECTION_TEXTS,
+    VENDOR_TEXTS,
 )
 
 TEXTS: Mapping[str, Text] = MappingProxyType(

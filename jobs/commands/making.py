@@ -133,15 +133,34 @@ def poc(
 
 @app.command()
 def judge(
-    model: Annotated[str, typer.Argument(help="a model folder that others made")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_URL", help="a folder that others made, or an OpenAI-compatible base URL")
+    ],
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml, whose rows, targets and KPIs judge it")],
+    called: Annotated[str | None, typer.Option("--model", help="of a URL: the model's name there")] = None,
+    price_per_1000: Annotated[
+        float | None, typer.Option(help="of a URL: the vendor's price of 1,000 requests, in the recipe's currency")
+    ] = None,
+    key_variable: Annotated[
+        str | None, typer.Option(help="of a URL: environment variable that holds the vendor's key")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(help="of a URL: requests at a time; default 4")] = None,
     against: Annotated[str | None, typer.Option(help="the live run: says replace or keep")] = None,
     storage: Annotated[str | None, typer.Option(help="folder or URI to use instead of the recipe's")] = None,
-    name: Annotated[str | None, typer.Option(help="of the run; default <recipe>-<model folder>")] = None,
+    name: Annotated[str | None, typer.Option(help="of the run; default <recipe>-<model>")] = None,
 ) -> None:
-    """Put a model that others made through the verdict of a recipe."""
+    """Put a model that others made, a folder or a vendor's URL, through the verdict of a recipe."""
     quiet()
     with refusals():
+        of_url = {"model": called, "price_per_1000": price_per_1000, "key_variable": key_variable}
+        if "://" in model:
+            from deshi.jobs.judge_url import run as judged_url
+
+            at_once = {} if concurrency is None else {"at_once": concurrency}
+            judged_url(model, recipe, against=against, storage=storage, name=name, **of_url, **at_once)
+            return
+        if given := [name for name, value in (of_url | {"concurrency": concurrency}).items() if value is not None]:
+            raise ValueError(f"--{given[0].replace('_', '-')} is of a URL and {model} is none; leave it out")
         from deshi.jobs.judge import run as judged
 
         judged(model, recipe, against=against, storage=storage, name=name)

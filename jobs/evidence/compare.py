@@ -6,7 +6,7 @@ Everything the report shows is put together here as `Evidence`; nothing is measu
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -14,13 +14,14 @@ import pyarrow as pa
 
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence.answered import together, written_together
+from deshi.jobs.evidence.answered import Answered, together, written_together
 from deshi.jobs.evidence.business.business_case import cases
 from deshi.jobs.evidence.kpis import kpi_rows
 from deshi.jobs.evidence.migration.replacement import replacement
 from deshi.jobs.evidence.operations import target_row
 from deshi.jobs.evidence.risk.risk import Compared
-from deshi.jobs.evidence.schema import Evidence, LeftOut, ModelRow, Quality, Role
+from deshi.jobs.evidence.risk.risk_schema import Risk
+from deshi.jobs.evidence.schema import DataFacts, Evidence, LeftOut, ModelRow, Quality, Role
 from deshi.jobs.evidence.story import Story
 from deshi.jobs.evidence.verdict import verdict
 from deshi.jobs.session import Machine, commit, describe_machine
@@ -70,15 +71,47 @@ def compare(
     `beside` stand in the same table: the best distilled student where another model won, and the controls. `against` is
     the live run, whose release is the one called "live" there.
     """
-    recipe, task = lesson.recipe, task_of(lesson.recipe)
+    task = task_of(lesson.recipe)
     contenders = [winner, teacher, *beside]
     asked = task.answered(lesson, contenders, "test")
     told = {"chosen" if each is winner else each.id: asked[each.id] for each in contenders}
     rows = [model_row(lesson, each, told[name].quality, id=name) for each, name in zip(contenders, told, strict=True)]
-    kpis = kpi_rows(rows[0], recipe.kpi, recipe.targets, margin=recipe.margin, currency=recipe.business.currency)
     facts = task.facts(lesson)
     compared = Compared(winner=winner, teacher=teacher, told=told, rows=rows, facts=facts, removed=story.removed)
-    risk = task.risk(lesson, machine, compared)
+    return spoken_on(
+        lesson,
+        machine,
+        told=told,
+        rows=rows,
+        facts=facts,
+        risk=task.risk(lesson, machine, compared),
+        left_out=left_out,
+        story=story,
+        seconds=seconds,
+        against=against,
+    )
+
+
+def spoken_on(
+    lesson: Lesson,
+    machine: Machine,
+    *,
+    told: Mapping[str, Answered],
+    rows: Sequence[ModelRow],
+    facts: DataFacts,
+    risk: Risk,
+    left_out: Sequence[LeftOut],
+    story: Story,
+    seconds: dict[str, float],
+    against: str | None,
+    how: Mapping[str, str] | None = None,
+) -> Comparison:
+    """The verdict on what the models answered, and the evidence around it; `rows` begin with the chosen model's.
+
+    `how` is put over what the task says of itself, topic by topic.
+    """
+    recipe, task = lesson.recipe, task_of(lesson.recipe)
+    kpis = kpi_rows(rows[0], recipe.kpi, recipe.targets, margin=recipe.margin, currency=recipe.business.currency)
     spoken = verdict(kpis, slices=rows[0].quality.slices, confidence=recipe.kpi.quality.confidence)
     found = Evidence(
         name=recipe.name,
@@ -111,7 +144,7 @@ def compare(
         risk=risk,
         business=cases(recipe, rows, risk),
         licences={"teacher": recipe.teacher.licence, "data": recipe.data.licence},
-        how=dict(task.how),
+        how={**task.how, **(how or {})},
         seconds=seconds,
     )
     return Comparison(evidence=found, answers=together(told), written=written_together(told))

@@ -26,8 +26,8 @@ def kpi_rows(
     """One row for each KPI on each target, from a model's test figures; without a limit it is NO TARGET.
 
     `margin` is the most that the score may drop. Latency is the p95 that a user feels, network included. A figure of a
-    target that could only be projected keeps the basis "projected" beside its verdict. A model behind a URL takes no disk
-    and no memory of a target, so limits of those do not gate it.
+    target that could only be projected keeps the basis "projected" beside its verdict. A model behind a URL takes no
+    disk and no memory of a target, so limits of those do not gate it.
     """
     if row.asked is not None:
         kpi = kpi.model_copy(update={"size_mb": None, "memory_mb": {}})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,35 @@ from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.stages.lesson import Lesson
 from deshi.serve import statistics
 from deshi.serve.paired_statistics import PairedDrop, paired_drop, paired_score_drop
+
+
+class Told(Protocol):
+    """What any judgement of a classifier needs: class numbers [n] of the answers and of the labels."""
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """The class of each answer; the number of classes where it is none of them."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class that is right."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picks:
+    """Answers without probabilities."""
+
+    predictions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+def picked(rows: pa.Table, labels: Sequence[str]) -> Picks:
+    """The class numbers of rows as `Answered` keeps them."""
+    number: dict[str | None, int] = {label: number for number, label in enumerate(labels)} | {None: len(labels)}
+    predictions, truth = (np.array([number[each] for each in rows[name].to_pylist()]) for name in ("answer", "label"))
+    return Picks(predictions=predictions, labels=truth)
 
 
 def answered(lesson: Lesson, contenders: Sequence[Contender], split: str) -> dict[str, Answered]:
@@ -57,7 +87,6 @@ def quality(lesson: Lesson, each: Contender, told: Answers, taught: Answers | No
     """Score, paired drop, flips, agreement, KL, calibration and slices."""
     recipe = lesson.recipe
     confidence, seed = recipe.kpi.quality.confidence, recipe.seed
-    n = len(told.labels)
     ece = statistics.expected_calibration_error(np.exp(told.log_probs), told.labels, confidence=confidence, seed=seed)
     common: dict[str, Any] = {
         "score": scorefigure_of(lesson, told),
@@ -66,26 +95,35 @@ def quality(lesson: Lesson, each: Contender, told: Answers, taught: Answers | No
     }
     if taught is None:
         return Quality(**common)
-    paired = drop_between(lesson, told, taught)
     kl = statistics.mean_interval(
         statistics.kl_rows(taught.log_probs, told.log_probs), confidence=confidence, seed=seed
     )
-    same = int(np.sum(told.predictions == taught.predictions))
     return Quality(
         **common,
-        drop=figure_of(paired.drop, "share", "paired bootstrap over test rows, teacher minus this model"),
-        mcnemar_p=paired.mcnemar_p,
-        flips_to_wrong=paired.flips_to_wrong,
-        flips_to_right=paired.flips_to_right,
-        agreement=figure_of(
-            statistics.proportion_interval(same, n, confidence=confidence), "share", "same class as the teacher, Wilson"
-        ),
         kl=figure_of(kl, "nats", "mean KL(teacher || model) a test row"),
-        slices=slices(lesson, told, taught, split),
+        **beside(lesson, told, taught, split),
     )
 
 
-def scorefigure_of(lesson: Lesson, told: Answers) -> Figure:
+def beside(lesson: Lesson, told: Told, taught: Told, split: str) -> dict[str, Any]:
+    """What answers alone tell beside the teacher's, as fields of `Quality`: drop, flips, agreement, slices."""
+    paired = drop_between(lesson, told, taught)
+    same = statistics.proportion_interval(
+        int(np.sum(told.predictions == taught.predictions)),
+        len(told.labels),
+        confidence=lesson.recipe.kpi.quality.confidence,
+    )
+    return {
+        "drop": figure_of(paired.drop, "share", "paired bootstrap over test rows, teacher minus this model"),
+        "mcnemar_p": paired.mcnemar_p,
+        "flips_to_wrong": paired.flips_to_wrong,
+        "flips_to_right": paired.flips_to_right,
+        "agreement": figure_of(same, "share", "same class as the teacher, Wilson"),
+        "slices": slices(lesson, told, taught, split),
+    }
+
+
+def scorefigure_of(lesson: Lesson, told: Told) -> Figure:
     """The task's score with a bootstrap interval over rows."""
     recipe, classes = lesson.recipe, len(lesson.splits.labels)
     name = recipe.kpi.quality.score
@@ -99,7 +137,7 @@ def scorefigure_of(lesson: Lesson, told: Answers) -> Figure:
     return figure_of(found, "share", f"{name} on the test rows, bootstrap over rows")
 
 
-def slices(lesson: Lesson, told: Answers, taught: Answers, split: str) -> tuple[SliceRow, ...]:
+def slices(lesson: Lesson, told: Told, taught: Told, split: str) -> tuple[SliceRow, ...]:
     """Each value of each slice column of the recipe."""
     recipe, table = lesson.recipe, lesson.splits.table(split)
     return slice_rows(
@@ -153,7 +191,7 @@ def unknown_tokens(lesson: Lesson, each: Contender, split: str) -> Figure:
     return figure_of(found, "share", "tokens of the test rows that are unknown to the tokenizer")
 
 
-def drop_between(lesson: Lesson, told: measure.Answers, taught: measure.Answers) -> PairedDrop:
+def drop_between(lesson: Lesson, told: Told, taught: Told) -> PairedDrop:
     """The drop of the task's score from `taught` to `told`, the same rows row by row."""
     recipe, classes = lesson.recipe, len(lesson.splits.labels)
     sure: dict[str, Any] = {"confidence": recipe.kpi.quality.confidence, "seed": recipe.seed}

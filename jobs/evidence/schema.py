@@ -14,6 +14,7 @@ from deshi.jobs.evidence.business.business_schema import BusinessCase
 from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.migration.replacement_schema import Replacement
 from deshi.jobs.evidence.risk.risk_schema import Risk
+from deshi.jobs.evidence.vendor.vendor_schema import AskedModel
 from deshi.serve.kpi import Frozen
 
 Role = Literal["chosen", "teacher", "distilled", "control"]
@@ -104,14 +105,15 @@ class ModelRow(Frozen):
     role: Role
     digest: str
     chain: tuple[str, ...] = ()
-    parameters: int
-    layers: int
-    ffn: int
-    vocabulary: int
+    parameters: int | None = Field(description="None, as the shape is, of a model behind a URL")
+    layers: int | None
+    ffn: int | None
+    vocabulary: int | None
     scheme: str
     training_steps: int
     quality: Quality
     targets: tuple[TargetRow, ...]
+    asked: AskedModel | None = Field(None, description="of a model behind a URL, which has no weights here")
 
 
 class LeftOut(Frozen):

@@ -112,13 +112,14 @@ def _recomputed(
     classes = len(source.evidence.data.classes)
     score = SCORES[source.evidence.score_name]
     right, taught_right = mine == truth, taught == truth
+    kl = _column(source.answers, id, "kl")
     found: dict[str, Callable[[], float]] = {
         "score": lambda: score(truth, mine, classes),
         "drop": lambda: score(truth, taught, classes) - score(truth, mine, classes),
         "flips_to_wrong": lambda: float(np.sum(taught_right & ~right)),
         "flips_to_right": lambda: float(np.sum(~taught_right & right)),
         "agreement": lambda: float(np.mean(mine == taught)),
-        "kl": lambda: float(np.mean(_column(source.answers, id, "kl"))),
+        **({} if None in kl else {"kl": lambda: float(np.mean(kl))}),
     }
     return found[field]() if field in found else None
 
@@ -151,7 +152,7 @@ def _verdict(source: Source) -> tuple[str, str]:
 
 def _account(source: Source, place: str, rest: str) -> tuple[str, float | None]:
     told = source.evidence
-    again = cases(Recipe.model_validate(told.recipe), told.models, told.risk)
+    again = cases(Recipe.recorded(told.recipe), told.models, told.risk)
     entry = resolve([case.model_dump(mode="json") for case in again], f"/{place}{rest}")
     value = entry.get("value") if isinstance(entry, dict) else entry
     rows = "evidence.json: /recipe/business, /recipe/targets and the figures of /models on this target"
@@ -170,7 +171,8 @@ FOLLOWED: tuple[tuple[str, Callable[..., tuple[str, float | str | None]]], ...] 
 
 def _predictions(source: Source, model: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Class numbers of a model's answers, of the teacher's, and of the labels, row by row."""
-    numbers = {label: number for number, label in enumerate(source.evidence.data.classes)}
+    classes = source.evidence.data.classes
+    numbers = {label: number for number, label in enumerate((*classes, None))}  # None: an answer that is no label
     id = source.evidence.models[model].id
     mine, taught, truth = (
         np.array([numbers[label] for label in _column(source.answers, who, what)])

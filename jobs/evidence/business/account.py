@@ -7,6 +7,7 @@ target, or what was measured (`throughput_rps`, requests a second within the lat
     inference today  price_per_1000 x requests / 1,000, or machines(3,600 x peak, requests_per_hour) x price_per_hour x
                      730 h, or as below with the teacher's throughput
     inference new    machines(peak, throughput) x target.price_per_hour x 730 h      whole machines: money.machines
+                     or, of a model behind a URL, vendor.price_per_1000 x requests / 1,000
     operation        new: hours_per_month x hour_cost; today: 0, for only added work is counted
     errors           error_cost_per_1000 x requests / 1,000, the teacher's standing for today's; what is saved is the
                      difference on the same rows, which is surer than the two apart
@@ -26,7 +27,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from deshi.jobs.business import Business
-from deshi.jobs.evidence.business.break_even import Fleet, break_even
+from deshi.jobs.evidence.business.break_even import GROWTH, Fleet, break_even
 from deshi.jobs.evidence.business.business_schema import Assumption
 from deshi.jobs.evidence.business.money import HOURS_PER_MONTH, whole_machines
 from deshi.jobs.evidence.business.payback import Floats, annuity
@@ -37,6 +38,7 @@ from deshi.jobs.recipe import Recipe
 from deshi.serve.kpi import Target
 
 Numbers = Mapping[str, Floats]  # name -> shape [draws] or [1]
+VENDOR = "vendor.price_per_1000"
 ERROR_COSTS = ("error_cost_per_1000", "teacher.error_cost_per_1000", "error_cost_difference_per_1000")
 
 
@@ -77,7 +79,7 @@ class Account:
 
 def why_none(business: Business, chosen: TargetRow | None, teacher: TargetRow | None) -> str | None:
     """The text that says why a target has no account, or None where it has one."""
-    if chosen is None or not _value(chosen.throughput_rps):
+    if chosen is None or (not _value(chosen.throughput_rps) and vendor_price(chosen) is None):
         return "money.none.no_rate"
     priced = (
         business.today is not None and (business.today.price_per_1000, business.today.price_per_hour) != (None,) * 2
@@ -85,6 +87,11 @@ def why_none(business: Business, chosen: TargetRow | None, teacher: TargetRow | 
     if not priced and (teacher is None or not _value(teacher.throughput_rps)):
         return "money.none.no_today"
     return None
+
+
+def vendor_price(place: TargetRow) -> float | None:
+    """Money for 1,000 requests where they are paid one by one: a price that no rate of requests stands behind."""
+    return None if place.throughput_rps is not None else _value(place.cost_per_1000)
 
 
 def measured(business: Business, chosen: TargetRow, teacher: TargetRow | None, risk: Risk | None) -> dict[str, Figure]:
@@ -106,9 +113,12 @@ def measured(business: Business, chosen: TargetRow, teacher: TargetRow | None, r
     return {name: figure for name, figure in found.items() if figure is not None and figure.value is not None}
 
 
-def stated(recipe: Recipe, target: Target, measured: Mapping[str, Figure]) -> tuple[Assumption, ...]:
-    """What the recipe states, or leaves at its default, that this account uses."""
+def stated(
+    recipe: Recipe, target: Target, measured: Mapping[str, Figure], vendor: float | None = None
+) -> tuple[Assumption, ...]:
+    """What the recipe states, or leaves at its default, that this account uses; `vendor` is a vendor's price."""
     business, found = recipe.business, []
+    own = vendor is None or "teacher.throughput_rps" in measured  # machines of the target
 
     def use(name: str, value: float | None, unit: str) -> None:
         if value is not None:
@@ -116,8 +126,12 @@ def stated(recipe: Recipe, target: Target, measured: Mapping[str, Figure]) -> tu
 
     money, today, staff = business.currency, business.today, business.staff
     use("requests_per_month", business.requests_per_month, "requests")
-    use("peak_rps", business.peak_rps, "rps")
-    use("target.price_per_hour", target.price_per_hour, money)
+    if own or (today is not None and today.price_per_hour is not None):
+        use("peak_rps", business.peak_rps, "rps")
+    if own:
+        use("target.price_per_hour", target.price_per_hour, money)
+    if vendor is not None:
+        found.append(Assumption(name=VENDOR, value=vendor, unit=money, source="command"))
     if today is not None:
         use("today.price_per_1000", today.price_per_1000, money)
         use("today.price_per_hour", today.price_per_hour, money)
@@ -196,7 +210,11 @@ def break_even_requests(x: Numbers) -> Floats:
         fleet = _fleet(x, x["today.requests_per_hour"] / 3600, x["today.price_per_hour"])
     else:
         fleet = _fleet(x, x["teacher.throughput_rps"], x["target.price_per_hour"])
-    new_fleet = _fleet(x, x["throughput_rps"], x["target.price_per_hour"])
+    if VENDOR in x:
+        per_request = per_request - x[VENDOR] / 1000
+        new_fleet = Fleet(carries=np.maximum(planned, 1.0) * GROWTH, price=0.0)
+    else:
+        new_fleet = _fleet(x, x["throughput_rps"], x["target.price_per_hour"])
     return break_even(per_request=per_request, fixed=fixed, today=fleet, new=new_fleet, planned=float(planned[0]))
 
 
@@ -215,6 +233,8 @@ def _inference_today(x: Numbers) -> Floats:
 
 
 def _inference_new(x: Numbers) -> Floats:
+    if VENDOR in x:
+        return x[VENDOR] * x["requests_per_month"] / 1000
     return whole_machines(x["peak_rps"], x["throughput_rps"]) * x["target.price_per_hour"] * HOURS_PER_MONTH
 
 

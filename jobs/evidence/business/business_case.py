@@ -24,11 +24,13 @@ from deshi.jobs.business import Business
 from deshi.jobs.evidence.business import payback
 from deshi.jobs.evidence.business.account import (
     ERROR_COSTS,
+    VENDOR,
     Numbers,
     account,
     break_even_requests,
     measured,
     stated,
+    vendor_price,
     why_none,
 )
 from deshi.jobs.evidence.business.break_even import GROWTH
@@ -47,6 +49,7 @@ HOW = {
     "inference.hourly": f"ceil(peak_rps x 3,600 / today.requests_per_hour) {BY_MACHINES}",
     "inference.teacher": f"ceil(peak_rps / the teacher's rate in the limit) {BY_MACHINES}",
     "inference.new": f"ceil(peak_rps / rate in the limit) {BY_MACHINES}",
+    "inference.vendor": "vendor.price_per_1000 x requests_per_month / 1,000",
     "operation.today": "only work that is added to today's is counted",
     "operation.new": "operation.hours_per_month x operation.hour_cost",
     "errors.today": "the teacher's cost of errors a request x requests_per_month",
@@ -91,7 +94,8 @@ def cases(recipe: Recipe, rows: Sequence[ModelRow], risk: Risk | None) -> tuple[
     for target in recipe.targets:
         chosen, teacher = (_place(rows, role, target.name) for role in ("chosen", "teacher"))
         if chosen is not None and why_none(recipe.business, chosen, teacher) is None:
-            found.append(_case(recipe, target, measured(recipe.business, chosen, teacher, risk)))
+            figures = measured(recipe.business, chosen, teacher, risk)
+            found.append(_case(recipe, target, figures, vendor_price(chosen)))
     return tuple(found)
 
 
@@ -100,9 +104,9 @@ def _place(rows: Sequence[ModelRow], role: str, target: str) -> TargetRow | None
     return places[0] if places else None
 
 
-def _case(recipe: Recipe, target: Target, figures: Mapping[str, Figure]) -> BusinessCase:
+def _case(recipe: Recipe, target: Target, figures: Mapping[str, Figure], vendor: float | None) -> BusinessCase:
     business, confidence = recipe.business, recipe.kpi.quality.confidence
-    assumed = stated(recipe, target, figures)
+    assumed = stated(recipe, target, figures, vendor)
     fixed = {each.name: np.array([each.value]) for each in assumed}
     values: Numbers = fixed | {name: np.array([float(figure.value or 0.0)]) for name, figure in figures.items()}
     random = np.random.default_rng(recipe.seed)
@@ -138,7 +142,7 @@ def _case(recipe: Recipe, target: Target, figures: Mapping[str, Figure]) -> Busi
             MoneyLine(
                 name=name,
                 today=line(name, _today(values, name), each.today, drawn.lines[name].today),
-                new=line(name, "new", each.new, drawn.lines[name].new),
+                new=line(name, _new(values, name), each.new, drawn.lines[name].new),
             )
             for name, each in at.lines.items()
         ),
@@ -187,7 +191,8 @@ def _moved(values: Numbers, each: Assumption, factor: float) -> tuple[float, flo
     if each.name in ("error_cost", "error_cost_matrix"):
         x |= {name: x[name] * number / each.value for name in ERROR_COSTS}
     if each.name == "target.rtt_ms":
-        felt = {"latency_p50_ms", "teacher.latency_p50_ms"} & values.keys()
+        held = {"teacher.latency_p50_ms"} if VENDOR in values else {"latency_p50_ms", "teacher.latency_p50_ms"}
+        felt = held & values.keys()
         x |= {name: x[name] + number - each.value for name in felt}
     return number, float(_npv(x)[0])
 
@@ -204,6 +209,11 @@ def _today(values: Numbers, line: str) -> str:
     if "today.price_per_1000" in values:
         return "price"
     return "hourly" if "today.price_per_hour" in values else "teacher"
+
+
+def _new(values: Numbers, line: str) -> str:
+    """The same for the new cost."""
+    return "vendor" if line == "inference" and VENDOR in values else "new"
 
 
 def _one_off(business: Business) -> tuple[OneOff, ...]:

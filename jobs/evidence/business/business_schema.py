@@ -20,7 +20,7 @@ class Assumption(Frozen):
     name: str = Field(description="a text `assumption.<name>`: a key of the recipe such as today.price_per_1000")
     value: float
     unit: str
-    source: Literal["recipe", "default", "measured", "projected"]
+    source: Literal["recipe", "default", "command", "measured", "projected"]
 
 
 class MoneyLine(Frozen):

@@ -19,6 +19,7 @@ from deshi.jobs.evidence.schema import Decision, ModelRow
 from deshi.jobs.recipe import Recipe
 from deshi.serve.statistics import mean_interval, non_inferior
 
+PRICED = "cost_per_1000 x requests_per_month / 1,000 / 730 h, over all targets"
 HOURS = "whole machines at peak_rps within the latency limit x price_per_hour, over all targets"
 
 
@@ -74,7 +75,20 @@ def hits(answers: pa.Table) -> NDArray[np.float64]:
 
 
 def hourly_cost(recipe: Recipe, row: ModelRow) -> Figure:
-    """Money an hour for all machines that the peak needs; not known where a target keeps the limit at no rate."""
+    """Money an hour for all machines that the peak needs; not known where a target keeps the limit at no rate.
+
+    A model behind a URL is paid by the request: its price for each target's requests, spread over the month's hours.
+    """
+    if row.asked is not None:
+        paid = [place.cost_per_1000.value for place in row.targets if place.cost_per_1000 is not None]
+        whole = len(paid) == len(row.targets)
+        hours = recipe.business.requests_per_month / 1000 / money.HOURS_PER_MONTH
+        return Figure(
+            value=sum(price or 0.0 for price in paid) * hours if whole else None,
+            unit=recipe.business.currency,
+            basis="computed" if whole else "not measured",
+            how=PRICED,
+        )
     prices = {target.name: target.price_per_hour for target in recipe.targets}
     rates = {place.target: place.throughput_rps for place in row.targets}
     known = {name: rate.value for name, rate in rates.items() if rate is not None and rate.value}

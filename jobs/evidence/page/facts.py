@@ -18,6 +18,8 @@ Facts = list[tuple[str, Markup | str]]
 def removed(s: Shown) -> Facts:
     """What the winner no longer has."""
     gone = s.evidence.removed
+    if any(row.role == "chosen" and row.asked is not None for row in s.evidence.models):
+        return [(s.say("removed.parameters"), s.say("removed.vendor"))]
     layers = [s.number(gone.layers, i) for i in range(len(gone.layers))]
     return [
         (s.say("removed.layers"), escape(", ").join(layers) or s.say("none")),

@@ -140,7 +140,7 @@ def places(chosen: ModelRow, s: Shown) -> Answer:
         "measured": s.join([s.quote(place.target, place, "target") for place in measured]),
         "projected": s.join([s.quote(place.target, place, "target") for place in projected]),
     }
-    kind = "some" if measured and projected else "all" if measured else "none"
+    kind = "vendor" if chosen.asked is not None else "some" if measured and projected else "all" if measured else "none"
     details = []
     for place in chosen.targets:
         felt = place.latency.p95 if place.latency is not None else None
@@ -197,7 +197,13 @@ def next_steps(s: Shown) -> tuple[Step, ...]:
     run = run_of(s)
     again = Markup("deshi poc recipe.yaml")
     steps: list[Step] = []
-    if e.verdict.decision == "ACCEPT":
+    chosen = of_role(e, "chosen")
+    if chosen is not None and chosen.asked is not None:
+        place = (s.quote(getattr(chosen.asked, name), chosen.asked, name) for name in ("url", "model"))
+        again = Markup("deshi judge {} recipe.yaml --model {}").format(*place)
+    if e.verdict.decision == "ACCEPT" and chosen is not None and chosen.asked is not None:
+        steps.append(Step(sentence=s.say("next.vendor"), command=again))
+    elif e.verdict.decision == "ACCEPT":
         target = next((place for row in e.models if row.role == "chosen" for place in row.targets), None)
         where = Markup(" --target {}").format(s.quote(target.target, target, "target")) if target else ""
         steps.append(Step(sentence=s.say("next.serve"), command=Markup("deshi serve {}{}").format(run, where)))

@@ -97,6 +97,9 @@ def notices(chosen: ModelRow | None, s: Shown) -> list[Markup]:
     """What a reader of the verdict must know about the winner's kind."""
     if chosen is None:
         return [s.say("notice.no_candidate")]
+    if chosen.asked is not None:
+        told = {name: s.quote(getattr(chosen.asked, name), chosen.asked, name) for name in ("url", "model")}
+        return [s.say("notice.vendor", **told)]
     if "static" in (chosen.id, chosen.scheme, *chosen.chain) or chosen.layers == 0:
         return [s.say("notice.static")]
     if "distill" not in chosen.chain:

@@ -38,10 +38,10 @@ class Change:
     label: str
     teacher: str
     answer: str
-    confidence: float
+    confidence: float | None
 
 
-def kind_of(label: str, taught: str, answer: str) -> Kind | None:
+def kind_of(label: str, taught: str, answer: str | None) -> Kind | None:
     """What became of the teacher's answer; None where it stayed."""
     if answer == taught:
         return None
@@ -72,11 +72,11 @@ def changed(told: pa.Table, taught: pa.Table, texts: Sequence[str], *, masked: b
                 text=masking.mask(shown) if masked else shown,
                 label=line["label"],
                 teacher=answer,
-                answer=line["answer"],
-                confidence=round(line["confidence"], 4),
+                answer=line["answer"] or "",  # a vendor's model may give none of the labels, and no confidence
+                confidence=None if line["confidence"] is None else round(line["confidence"], 4),
             )
         )
-    return sorted(found, key=lambda change: (KINDS.index(change.kind), -change.confidence, change.row))
+    return sorted(found, key=lambda change: (KINDS.index(change.kind), -(change.confidence or 0.0), change.row))
 
 
 def write_changes(run: str, *, unmasked: bool = False, lang: Language = "en") -> Path:
@@ -136,7 +136,7 @@ def _cells(row: Change, lang: Language) -> str:
         row.label,
         row.teacher,
         row.answer,
-        f"{row.confidence:.3f}",
+        "–" if row.confidence is None else f"{row.confidence:.3f}",
     )
     return "".join(f"<td>{html.escape(cell)}</td>" for cell in shown)
 

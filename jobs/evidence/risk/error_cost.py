@@ -52,10 +52,12 @@ def row_costs(error_cost: ErrorCost, rows: pa.Table) -> NDArray[np.float64]:
     return np.array([price_of(error_cost, label, answer) for label, answer in pairs])
 
 
-def price_of(error_cost: ErrorCost, label: str, answer: str) -> float:
-    """The price of one answer."""
+def price_of(error_cost: ErrorCost, label: str, answer: str | None) -> float:
+    """The price of one answer; of one that is no label (None) that of the label's dearest error."""
     if label == answer:
         return 0.0
+    if answer is None and isinstance(error_cost, Mapping):
+        return float(max(error_cost[label].values(), default=0.0))
     return float(error_cost[label][answer] if isinstance(error_cost, Mapping) else error_cost)
 
 

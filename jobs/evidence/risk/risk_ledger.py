@@ -19,6 +19,7 @@ cut). The level of a measured risk follows one rule, that of a KPI's verdict, fr
 | unknown_words | unknown tokens of the test rows | upper end of the teacher's |
 | repetition, forgetting | repeated pieces of own answers; perplexity on other text over the teacher's | 0.05; 1.1 |
 | near_twins, truncated | share of the test rows | none is left out; medium to 0.05, high above |
+| vendor | none | unknown: of a model behind a URL, which may change any day |
 | projected | targets that were not measured | high where the first is among them, else medium |
 | removed | share of the parameters | medium where layers, channels or words went, low where only bits did |
 | licence_teacher, licence_data | none | high: unknown is not allowed |
@@ -119,6 +120,9 @@ def _of_text(chosen: ModelRow) -> list[RiskRow]:
 
 
 def _reduction(chosen: ModelRow, teacher: ModelRow, removed: Removed, risk: Risk) -> list[RiskRow]:
+    if chosen.asked is not None:  # nobody here knows how it was made
+        told = {"model": chosen.asked.model}
+        return [RiskRow(code="vendor", level="unknown", values=told), RiskRow(code="explanations", level="unknown")]
     cut = bool(removed.layers or removed.ffn_share or removed.vocabulary or removed.parameters_share)
     rounded = chosen.scheme not in ("fp32", teacher.scheme)
     rows = []

@@ -31,6 +31,19 @@ def test_scores_are_those_of_scikit_learn(name, classes, used, rows):
     assert SCORES[name](labels, predictions, classes) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("name", SCORES)
+def test_an_answer_that_is_no_class_is_wrong_for_its_label_and_blames_no_other(name):
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, 200)
+    predictions = np.where(rng.random(200) < 0.2, 4, np.where(rng.random(200) < 0.3, rng.integers(0, 4, 200), labels))
+    expected = {
+        "accuracy": float(np.mean(labels == predictions)),
+        "balanced_accuracy": metrics.recall_score(labels, predictions, labels=range(4), average="macro"),
+        "macro_f1": metrics.f1_score(labels, predictions, labels=range(4), average="macro"),
+    }
+    assert SCORES[name](labels, predictions, 4) == pytest.approx(expected[name], abs=1e-12)
+
+
 def test_balanced_accuracy_sees_what_accuracy_hides():
     labels = np.array([0] * 99 + [1])
     always_zero = np.zeros(100, dtype=int)
@@ -40,8 +53,10 @@ def test_balanced_accuracy_sees_what_accuracy_hides():
 
 @pytest.mark.parametrize("name", SCORES)
 def test_bad_rows_are_refused(name):
+    with pytest.raises(ValueError, match="class 4 is outside"):
+        SCORES[name](np.array([0, 1]), np.array([0, 4]), 3)
     with pytest.raises(ValueError, match="class 3 is outside"):
-        SCORES[name](np.array([0, 1]), np.array([0, 3]), 3)
+        SCORES[name](np.array([0, 3]), np.array([0, 1]), 3)
     with pytest.raises(ValueError, match="class -1 is outside"):
         SCORES[name](np.array([0, -1]), np.array([0, 1]), 3)
     with pytest.raises(ValueError, match="equal length"):
