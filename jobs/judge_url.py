@@ -32,7 +32,7 @@ def run(
     model: str | None,
     price_per_1000: float | None = None,
     key_variable: str | None = None,
-    at_once: int = 4,
+    at_once: int,
     against: str | None = None,
     storage: str | None = None,
     name: str | None = None,

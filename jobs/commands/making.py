@@ -144,7 +144,7 @@ def judge(
     key_variable: Annotated[
         str | None, typer.Option(help="of a URL: environment variable that holds the vendor's key")
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(help="of a URL: requests at a time; default 4")] = None,
+    concurrency: Annotated[int, typer.Option(help="of a URL: requests at a time")] = 4,
     against: Annotated[str | None, typer.Option(help="the live run: says replace or keep")] = None,
     storage: Annotated[str | None, typer.Option(help="folder or URI to use instead of the recipe's")] = None,
     name: Annotated[str | None, typer.Option(help="of the run; default <recipe>-<model>")] = None,
@@ -152,15 +152,24 @@ def judge(
     """Put a model that others made, a folder or a vendor's URL, through the verdict of a recipe."""
     quiet()
     with refusals():
-        of_url = {"model": called, "price_per_1000": price_per_1000, "key_variable": key_variable}
         if "://" in model:
             from deshi.jobs.judge_url import run as judged_url
 
-            at_once = {} if concurrency is None else {"at_once": concurrency}
-            judged_url(model, recipe, against=against, storage=storage, name=name, **of_url, **at_once)
+            judged_url(
+                model,
+                recipe,
+                model=called,
+                price_per_1000=price_per_1000,
+                key_variable=key_variable,
+                at_once=concurrency,
+                against=against,
+                storage=storage,
+                name=name,
+            )
             return
-        if given := [name for name, value in (of_url | {"concurrency": concurrency}).items() if value is not None]:
-            raise ValueError(f"--{given[0].replace('_', '-')} is of a URL and {model} is none; leave it out")
+        of_url = {"--model": called, "--price-per-1000": price_per_1000, "--key-variable": key_variable}
+        if given := [option for option, value in of_url.items() if value is not None]:
+            raise ValueError(f"{given[0]} is of a URL and {model} is none; leave it out")
         from deshi.jobs.judge import run as judged
 
         judged(model, recipe, against=against, storage=storage, name=name)

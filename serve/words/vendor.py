@@ -35,6 +35,18 @@ VENDOR_TEXTS: dict[str, tuple[str, str]] = {
         "決まったテスト行で定期的に評価し直します。データの扱いとモデル変更の通知を契約で定めます",
         "Judge it again on fixed rows at fixed times; settle the use of data and notice of changes by contract",
     ),
+    "risk.vendor_calibration.title": (
+        "提供元が返す確信度が、実際の正解率と合わない",
+        "The confidence that the vendor returns is not how often it is right",
+    ),
+    "risk.vendor_calibration.sign": (
+        "確信度で回答を振り分けると、想定より多くの誤りが自動処理に回ります",
+        "More errors than expected pass a threshold of confidence",
+    ),
+    "risk.vendor_calibration.counter": (
+        "確信度での振り分けは、自社の行で補正してから行います",
+        "Correct it on rows of one's own before answers are parted by it",
+    ),
     "assumption.vendor.price_per_1000": ("提供元の1,000件あたりの単価", "the vendor's price of 1,000 requests"),
     "money.source.command": ("コマンドの指定", "given with the command"),
     "record.inference_vendor": (

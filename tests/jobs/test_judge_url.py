@@ -226,7 +226,7 @@ def test_a_killed_run_asks_nothing_twice_but_what_was_under_way(tmp_path):
 def test_refused_before_any_work(tmp_path, monkeypatch, url, options, words):
     monkeypatch.setattr(judge, "judgement", lambda *a, **k: pytest.fail("work was begun"))
     with pytest.raises(ValueError, match=words) as refused:
-        judge_url.run(url, recipe_file(tmp_path), **({"model": "words-1"} | options))
+        judge_url.run(url, recipe_file(tmp_path), **({"model": "words-1", "at_once": 4} | options))
     assert "\n" not in str(refused.value) and "secret" not in str(refused.value)
 
 
@@ -238,18 +238,20 @@ def test_a_wrong_key_and_an_unknown_model_are_refused_without_the_key(tmp_path, 
     with Endpoint(key="right").running() as url:
         for variable in ("VENDOR_KEY", None):
             with pytest.raises(ValueError, match="answers 401: it wants a key") as refused:
-                judge_url.run(url, recipe, model="words-1", key_variable=variable)
+                judge_url.run(url, recipe, model="words-1", at_once=4, key_variable=variable)
             assert KEY not in str(refused.value)
     with Endpoint(key=KEY).running() as url:
         with pytest.raises(ValueError, match=r"--model 'words-2' is not served at .*; use one of words-1"):
-            judge_url.run(url, recipe, model="words-2", key_variable="VENDOR_KEY")
+            judge_url.run(url, recipe, model="words-2", at_once=4, key_variable="VENDOR_KEY")
         with pytest.raises(ValueError, match="task generate is judged by KL and perplexity"):
-            judge_url.run(url, recipe_file(tmp_path, task="generate"), model="words-1", key_variable="VENDOR_KEY")
+            judge_url.run(
+                url, recipe_file(tmp_path, task="generate"), model="words-1", at_once=4, key_variable="VENDOR_KEY"
+            )
     silent = Endpoint()
     with silent.running() as url, pytest.raises(ValueError, match="is no list of models"):
         silent.app.router.routes.pop(-2)
         silent.app.get("/v1/models")(lambda: "hello")
-        judge_url.run(url, recipe_file(tmp_path), model="words-1")
+        judge_url.run(url, recipe_file(tmp_path), model="words-1", at_once=4)
 
 
 def recipe_file(folder: Path, *, task: str = "classify") -> Path:
@@ -360,8 +362,8 @@ def test_a_vendor_is_judged_as_a_folder_is(ground, monkeypatch, capsys):
     assert {each.name for each in case.assumptions}.isdisjoint({"throughput_rps", "target.price_per_hour", "peak_rps"})
     worst = [3.0 if label != "TIME" else 2.0 for label in truth[:2]]  # the dearest error of the label
     assert evidence.risk.error_cost_per_1000.value == pytest.approx(1000 * sum(worst) / n)
-    assert {"vendor", "confident_wrong", "explanations"} <= {row.code for row in evidence.risk.ledger}
-    assert "removed" not in {row.code for row in evidence.risk.ledger}
+    codes = {row.code for row in evidence.risk.ledger}
+    assert {"vendor", "vendor_calibration", "confident_wrong", "explanations"} <= codes and "removed" not in codes
 
     hows = [
         evidence.how["asked"],

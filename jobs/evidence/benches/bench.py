@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
+from deshi.jobs.data.model_folder import describe
 from deshi.jobs.data.split import Splits
 from deshi.jobs.evidence.felt.endpoint import Rate, closed_loop_rate
 from deshi.jobs.evidence.felt.latency import LatencyRow, interleaved
@@ -89,7 +90,7 @@ def against_the_teacher(evidence: Evidence, storage: Storage, release: Path, man
         folder = storage.fetch(f"finalist-{row.digest}")
         build = Serving.read(folder).target(None).builds["1x16"]
         opened[row.id] = open_builds(folder, [build], threads=threads)[build]
-        vocabulary.append(row.vocabulary)
+        vocabulary.append(describe(folder / "model").vocabulary)
     timed = interleaved(
         opened, {"1x16": SHAPE_CLASSES["1x16"]}, reference=EAGER, vocabulary=min(vocabulary), min_seconds=8.0
     )
@@ -146,7 +147,7 @@ def engines(evidence: Evidence, storage: Storage, manifest: Manifest) -> list[Fi
             opened,
             SHAPE_CLASSES,
             reference=PLAIN if PLAIN in opened else next(iter(opened)),
-            vocabulary=evidence.models[0].vocabulary,
+            vocabulary=describe(chosen / "model").vocabulary,
             min_seconds=4.0,
             seed=1,
         )

@@ -56,9 +56,10 @@ def price_of(error_cost: ErrorCost, label: str, answer: str | None) -> float:
     """The price of one answer; of one that is no label (None) that of the label's dearest error."""
     if label == answer:
         return 0.0
-    if answer is None and isinstance(error_cost, Mapping):
-        return float(max(error_cost[label].values(), default=0.0))
-    return float(error_cost[label][answer] if isinstance(error_cost, Mapping) else error_cost)
+    if not isinstance(error_cost, Mapping):
+        return float(error_cost)
+    prices = error_cost[label]
+    return float(max(prices.values(), default=0.0) if answer is None else prices[answer])
 
 
 def cost_per_1000(error_cost: ErrorCost, rows: pa.Table, *, confidence: float, seed: int) -> Interval:

@@ -13,6 +13,7 @@ cut). The level of a measured risk follows one rule, that of a KPI's verdict, fr
 | worst_slice | drop of the slice that is surest to drop | the recipe's margin; high where a slice is proven harmed |
 | confident_wrong | share wrong with confidence of 0.9 or more | upper end of the teacher's |
 | calibration | calibration error after temperature | 0.05 |
+| vendor_calibration | that of a model behind a URL, as it came | 0.05 |
 | error_cost | cost of errors a 1,000 requests, less the teacher's | 0 |
 | quantization | share that rounding changes among rows of rare words | upper end of that among the other rows |
 | explanations | agreement of reasons | low from the ceiling's lower end on; high if not above the floor's upper end |
@@ -97,7 +98,7 @@ def _quality(recipe: Recipe, chosen: ModelRow, risk: Risk) -> list[RiskRow]:
     if risk.calibration_after is not None:
         rows.append(
             RiskRow(
-                code="calibration",
+                code="calibration" if chosen.asked is None else "vendor_calibration",  # no temperature of ours
                 level=level_of(risk.calibration_after, CALIBRATION_MOST),
                 figure=risk.calibration_after,
                 effect=_less(risk.calibration_before, risk.calibration_after),
@@ -121,8 +122,8 @@ def _of_text(chosen: ModelRow) -> list[RiskRow]:
 
 def _reduction(chosen: ModelRow, teacher: ModelRow, removed: Removed, risk: Risk) -> list[RiskRow]:
     if chosen.asked is not None:  # nobody here knows how it was made
-        told = {"model": chosen.asked.model}
-        return [RiskRow(code="vendor", level="unknown", values=told), RiskRow(code="explanations", level="unknown")]
+        vendor = RiskRow(code="vendor", level="unknown", values={"model": chosen.asked.model})
+        return [vendor, RiskRow(code="explanations", level="unknown")]
     cut = bool(removed.layers or removed.ffn_share or removed.vocabulary or removed.parameters_share)
     rounded = chosen.scheme not in ("fp32", teacher.scheme)
     rows = []
