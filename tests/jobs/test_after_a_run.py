@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from deshi.jobs.evidence.page.link_check import check
-from deshi.jobs.evidence.portfolio_schema import Portfolio
+from deshi.jobs.evidence.page.portfolio_schema import Portfolio
 from deshi.jobs.evidence.schema import Evidence
 from deshi.serve.classifier import Classifier
 
