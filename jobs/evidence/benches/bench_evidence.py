@@ -1,8 +1,9 @@
 """`make bench-evidence`: how far the evidence of a run can be trusted, each proof against its bar.
 
-Two tables: how often the gate calls a student non-inferior whose true drop is the margin, and how often it finds a
-slice harmed, in students that harm one and in students that harm none. Both simulate students from the run's stored
-answers (gate_simulation.py). The last line is one JSON object `{"figures": [...]}`, missed bars included.
+How often the gate calls a student non-inferior whose true drop is the margin, and how often it finds a slice harmed, in
+students that harm one and in students that harm none: both simulate students from the run's stored answers
+(gate_simulation.py). Then the page, and several PoCs together (page_proof.py). The last line is one JSON object
+`{"figures": [...]}`, missed bars included.
 
 A proof joins as a function of the run's folder that prints its table and returns its figures: a row of `PROOFS`.
 """
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy import stats
 
-from deshi.jobs.evidence.benches import gate_simulation
+from deshi.jobs.evidence.benches import gate_simulation, page_proof
 from deshi.jobs.evidence.benches.bench import Figure, figure, show
 from deshi.jobs.evidence.benches.gate_simulation import PLANTED, SLICE_ROWS, Stored
 from deshi.jobs.evidence.schema import Evidence
@@ -134,7 +135,12 @@ def stored(run: Path) -> Stored:
     return Stored(taught_right=right["teacher"], right=right["chosen"], slice_of=tuple(name or "" for name in slice_of))
 
 
-PROOFS: tuple[Callable[[Path], list[Figure]], ...] = (non_inferiority, slice_harm)
+PROOFS: tuple[Callable[[Path], list[Figure]], ...] = (
+    non_inferiority,
+    slice_harm,
+    page_proof.page,
+    page_proof.portfolio,
+)
 
 if __name__ == "__main__":
     main(sys.argv[1])
