@@ -250,6 +250,7 @@ TEXTS: Mapping[str, Text] = MappingProxyType(
         "quantity.ratio_to_teacher": Text("教師に対する計算時間の比", "engine time over the teacher's"),
         "quantity.p50": Text("応答時間 中央値", "latency p50"),
         "quantity.p95": Text("応答時間 95%値", "latency p95"),
+        "quantity.p99": Text("応答時間 99%値", "latency p99"),
         "quantity.engine_p95": Text("うち モデルの計算（95%値）", "of it, engine p95"),
         "quantity.queue_p95": Text("うち 待ち行列（95%値）", "of it, queue p95"),
         "quantity.http_p95": Text("うち HTTP処理（95%値）", "of it, HTTP p95"),

@@ -128,6 +128,7 @@ def projected(felt: Felt, measured_on: str, target: Target) -> tuple[Figure, Lat
     return moved(felt.throughput_rps, 0.0), LatencyParts(
         p50=moved(parts.p50, by),
         p95=moved(parts.p95, by),
+        p99=parts.p99 and moved(parts.p99, by),
         engine_p95=moved(parts.engine_p95, 0.0),
         queue_p95=moved(parts.queue_p95, 0.0),
         http_p95=moved(parts.http_p95, 0.0),

@@ -56,6 +56,7 @@ class LatencyParts(Frozen):
 
     p50: Figure
     p95: Figure
+    p99: Figure | None = None
     engine_p95: Figure
     queue_p95: Figure
     http_p95: Figure

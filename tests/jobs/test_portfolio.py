@@ -120,7 +120,7 @@ def test_the_page_says_the_next_step_in_both_languages_and_escapes_hostile_words
     )
     page = portfolio_page.render(told)
     found = _Text(page)
-    assert "script" not in found.tags and "://" not in page
+    assert "script" not in found.tags and "://" not in page and found.tags.count("main") == 1
     words = " ".join(found.words)
     assert "Mend the cause" in words and "原因を直して" in words and "deshi poc recipes/<b>.yaml" in words
 

@@ -131,6 +131,7 @@ def felt_chat(
         latency=LatencyParts(
             p50=p(0.5, whole, network),
             p95=p(0.95, whole, network),
+            p99=p(0.99, whole, network),
             engine_p95=p(0.95, [all_ - q - h for all_, q, h in zip(whole, queue, http, strict=True)]),
             queue_p95=p(0.95, queue),
             http_p95=p(0.95, http),

@@ -192,6 +192,7 @@ def felt(
         latency=LatencyParts(
             p50=figure(latencies, 0.5, network),
             p95=figure(latencies, 0.95, network),
+            p99=figure(latencies, 0.99, network),
             engine_p95=figure([sample.engine_ms or 0.0 for sample in good], 0.95),
             queue_p95=figure([sample.queue_ms or 0.0 for sample in good], 0.95),
             http_p95=figure([sample.http_ms or 0.0 for sample in good], 0.95),

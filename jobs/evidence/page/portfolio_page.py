@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from deshi.jobs.evidence.numbers import POINTS, interval, style_of, written
+from deshi.jobs.evidence.page import report
 from deshi.jobs.evidence.page.portfolio_schema import Portfolio, PortfolioRow
 from deshi.jobs.storage import Storage
 from deshi.serve.texts import LANGUAGES, TEXTS, Language, text
@@ -32,22 +33,18 @@ def write(told: Portfolio, storage: Storage, folder: str) -> Path:
 
 def render(told: Portfolio) -> str:
     """The page as text; Japanese first."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    views = [_view(told, lang) for lang in LANGUAGES]
-    return environment.get_template(PAGE_FILE).render(views=views, told=told)
+    pages = report.templates()
+    body = pages.get_template(PAGE_FILE)
+    views = [(lang, Markup(body.render(_view(told, lang)))) for lang in LANGUAGES]  # noqa: S704 - autoescaped
+    return report.bound(pages, views, "ja", title="portfolio.title")
 
 
 def _view(told: Portfolio, lang: Language) -> dict[str, Any]:
     return {
-        "lang": lang,
         "t": lambda key, **values: text(key, lang, **values),
         "rows": [_row(row, lang) for row in told.rows],
+        "budget": f"{told.budget_minutes:.0f}",
+        "total": f"{told.seconds / 60:.0f}",
         "created": told.created.replace("+00:00", " UTC").replace("T", " "),
     }
 

@@ -9,6 +9,7 @@ with autoescape on, so that a label or a file name never becomes markup.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,14 @@ def render(evidence: Evidence, first: Language, review: Review | None = None) ->
     pointers = Pointers(evidence, review)
     shown = [Shown(evidence, pointers, lang, review) for lang in LANGUAGES]
     views = [(s.lang, Markup(pages.get_template("view.html").render(view(s)))) for s in shown]  # noqa: S704
-    return pages.get_template("page.html").render(views=views, first=first, name=evidence.name, t=text)
+    return bound(pages, views, first, title="page.title", name=evidence.name)
+
+
+def bound(
+    pages: Environment, views: Sequence[tuple[Language, Markup]], first: Language, *, title: str, name: str = ""
+) -> str:
+    """One page of the languages' views, the language `first` shown until a reader switches; `title` is a text."""
+    return pages.get_template("page.html").render(views=views, first=first, title=title, name=name, t=text)
 
 
 def known(lang: str) -> None:
