@@ -122,17 +122,22 @@ def _risk(name: str, figure: Figure | None) -> list[KpiRow]:
 
 
 def _worst_slice(row: ModelRow) -> Figure | None:
-    """The drop with the highest lower end: a slice of three rows does not win by luck."""
-    if not row.quality.slices:
+    worst = worst_slice(row.quality.slices)
+    if worst is None:
         return None
-
-    def surest(slice_drop: Figure) -> float:
-        ends = (slice_drop.low, slice_drop.value)
-        return next((end for end in ends if end is not None), -math.inf)
-
-    worst = max(row.quality.slices, key=lambda part: surest(part.drop))
     where = f"{worst.column} = {worst.value}"
     return worst.drop.model_copy(update={"how": f"{where}; {worst.drop.how}" if worst.drop.how else where})
+
+
+def worst_slice(slices: Sequence[SliceRow]) -> SliceRow | None:
+    """Of the slices that are proven harmed, else of all, the one whose drop has the highest lower end: a slice of three
+    rows does not win by luck."""
+
+    def surest(drop: Figure) -> float:
+        return next((end for end in (drop.low, drop.value) if end is not None), -math.inf)
+
+    harmed = [part for part in slices if part.harmed]
+    return max(harmed or slices, key=lambda part: surest(part.drop), default=None)
 
 
 def weakest_slice(slices: Sequence[SliceRow]) -> SliceRow | None:

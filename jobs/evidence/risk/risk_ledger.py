@@ -33,12 +33,12 @@ is None.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.kpis import worst_slice
 from deshi.jobs.evidence.risk.risk_schema import Explanations, Risk, RiskRow
-from deshi.jobs.evidence.schema import DataFacts, ModelRow, Removed, SliceRow
+from deshi.jobs.evidence.schema import DataFacts, ModelRow, Removed
 from deshi.jobs.recipe import Recipe
 
 Level = Literal["high", "medium", "low", "unknown"]
@@ -210,12 +210,6 @@ def _not_looked_at(recipe: Recipe) -> list[RiskRow]:
     licences = {"licence_teacher": recipe.teacher.licence, "licence_data": recipe.data.licence}
     unknown = [RiskRow(code=code, level="high") for code, name in licences.items() if name in ("", "unknown")]
     return unknown + [RiskRow(code=code, level="unknown") for code in ("one_seed", "domain", "reasoning", "people")]
-
-
-def worst_slice(slices: Sequence[SliceRow]) -> SliceRow | None:
-    """Of the slices that are proven harmed, else of all, the one whose drop has the highest lower end."""
-    harmed = [part for part in slices if part.harmed]
-    return max(harmed or slices, key=lambda part: _ends(part.drop)[0], default=None)
 
 
 def _less(before: Figure | None, after: Figure) -> Figure | None:

@@ -11,9 +11,10 @@ from scipy.special import log_softmax
 from statsmodels.stats.proportion import proportion_confint
 
 from deshi.jobs.evidence.figure import Figure
+from deshi.jobs.evidence.kpis import worst_slice
 from deshi.jobs.evidence.measure import Answers
 from deshi.jobs.evidence.risk.risk import SURE, at_temperature_1, confident_wrong, costs
-from deshi.jobs.evidence.risk.risk_ledger import ledger, level_of, worst_slice
+from deshi.jobs.evidence.risk.risk_ledger import ledger, level_of
 from deshi.jobs.evidence.risk.risk_schema import Explanations, Risk
 from deshi.jobs.evidence.schema import ModelRow, Removed
 from deshi.serve.texts import TEXTS, recorded, text
