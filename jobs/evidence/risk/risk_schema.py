@@ -31,7 +31,7 @@ class RiskRow(Frozen):
 class Changed(Frozen):
     """Which answers to the test rows are not the teacher's, counted; the rows lie in a separate file, if asked for."""
 
-    rows: int
+    rows: int = Field(description="test rows that were compared")
     to_wrong: int
     to_right: int
     between_wrong: int = Field(description="both wrong, differently")
