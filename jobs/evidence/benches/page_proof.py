@@ -62,11 +62,11 @@ def scanned(told: str) -> dict[str, int] | None:
         return None
     found: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        path = Path(folder) / "report.html"
-        path.write_text(told, encoding="utf-8")
+        file = Path(folder) / "report.html"
+        file.write_text(told, encoding="utf-8")
         started = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         opened: Any = started.new_page()
-        opened.goto(path.as_uri())
+        opened.goto(file.as_uri())
         for width in WIDTHS:
             opened.set_viewport_size({"width": width, "height": 900})
             for lang in LANGUAGES:
