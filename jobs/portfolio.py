@@ -188,7 +188,7 @@ def next_step(course: Course) -> tuple[Step, str]:
     if verdict.decision == "ACCEPT":
         return "scale", f"deshi serve {run_folder}"
     if verdict.decision == "INCONCLUSIVE":
-        return "more_data", again
+        return ("measure_again" if verdict.rows_needed is None else "more_data"), again
     if course.minutes < course.recipe.search.minutes:
         return "more_budget", again
     case = course.evidence.business[0] if course.evidence.business else None

@@ -68,6 +68,10 @@ JUDGING_TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "テストデータを増やして（目安 {rows} 行）、もう一度実行します。",
             "Gather more test rows (about {rows}) and run it again.",
         ),
+        "portfolio.step.measure_again": (
+            "判定を保留した項目を、測定を延ばすか基準を見直して、もう一度確かめます。",
+            "Settle what is inconclusive: measure for longer (resources.load_seconds) or look at that limit again.",
+        ),
         "portfolio.step.more_budget": (
             "学習時間を全部は使っていません。単独で実行し直します。",
             "It has not had all of its training time: run it alone.",

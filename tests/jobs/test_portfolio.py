@@ -122,7 +122,12 @@ def test_the_page_says_the_next_step_in_both_languages_and_escapes_hostile_words
     found = _Text(page)
     assert "script" not in found.tags and "://" not in page and found.tags.count("main") == 1
     words = " ".join(found.words)
-    assert "Mend the cause" in words and "原因を直して" in words and "deshi poc recipes/<b>.yaml" in words
+    assert (
+        "2026-11-27 00:00:00 UTC" in words
+        and "Mend the cause" in words
+        and "原因を直して" in words
+        and "deshi poc recipes/<b>.yaml" in words
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,13 +135,15 @@ def test_the_page_says_the_next_step_in_both_languages_and_escapes_hostile_words
     [
         ("ACCEPT", 6, "scale"),
         ("INCONCLUSIVE", 6, "more_data"),
+        ("INCONCLUSIVE", 6, "measure_again"),
         ("REJECT", 0, "more_budget"),
         ("REJECT", 6, "stop"),
     ],
 )
 def test_the_next_step_follows_from_the_verdict_and_what_was_spent(tmp_path, decision, minutes, step):
     told = build_evidence()
-    verdict = told.verdict.model_copy(update={"decision": decision})
+    rows_needed = 2000 if step == "more_data" else None
+    verdict = told.verdict.model_copy(update={"decision": decision, "rows_needed": rows_needed})
     told = told.model_copy(update={"verdict": verdict, "business": ()})
     recipe = Recipe.load(_recipe(tmp_path, "a"))
     course = Course(path=tmp_path / "a.yaml", recipe=recipe, evidence=told, minutes=minutes)

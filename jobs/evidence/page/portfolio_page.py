@@ -45,7 +45,7 @@ def _view(told: Portfolio, lang: Language) -> dict[str, Any]:
         "rows": [_row(row, lang) for row in told.rows],
         "budget": f"{told.budget_minutes:.0f}",
         "total": f"{told.seconds / 60:.0f}",
-        "created": told.created.replace("+00:00", " UTC").replace("T", " "),
+        "created": told.created.replace("T", " ").replace("+00:00", " UTC"),
     }
 
 

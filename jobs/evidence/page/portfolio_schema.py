@@ -10,7 +10,7 @@ from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.schema import Decision
 from deshi.serve.kpi import Frozen
 
-Step = Literal["scale", "more_data", "more_budget", "another_margin", "stop", "mend"]
+Step = Literal["scale", "more_data", "measure_again", "more_budget", "another_margin", "stop", "mend"]
 
 
 class PortfolioRow(Frozen):
