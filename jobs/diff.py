@@ -11,19 +11,20 @@ values of replies, which may be customer text: they lie on this disk alone, read
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from deshi.jobs import diff_shown, run_folder
+from deshi.jobs import diff_shown, finished_run
 from deshi.jobs.evidence.felt.endpoint import running
 from deshi.jobs.evidence.migration import diff_figures, replay
-from deshi.jobs.evidence.migration.diff_schema import DIFF_FILE, ROWS_FILE, Diff, DiffRow
+from deshi.jobs.evidence.migration.diff_schema import DIFF_FILE, ROWS_FILE, Diff
 from deshi.jobs.storage import file_digest
+from deshi.serve.durable import in_one_step
 from deshi.serve.mapping import WireMapping
 from deshi.serve.release import MANIFEST_FILE, Manifest
 from deshi.serve.serving import Serving
@@ -72,8 +73,8 @@ def run(
         raise ValueError(f"rate {rate} is none; give the most requests a second, e.g. 2")
     told = [replay.header_of(said, number) for number, said in enumerate(headers, 1)]
     asked = replay.requests_of(requests)
-    folder, manifest, _ = run_folder.verified(run)
-    released = run_folder.release_of(run)
+    folder, manifest, _ = finished_run.verified(run)
+    released = finished_run.release_of(run)
     serving = Serving.read(released)
     serving.target(target)
     target = target or next(iter(serving.targets))
@@ -94,7 +95,7 @@ def run(
     confidence = manifest.kpi.quality.confidence
     keys = diff_figures.keys_of(rows)
     mapping_keys, review_rows = diff_figures.work_of(rows, keys)
-    partial = _written_privately(rows_path, rows)
+    lines = b"".join(_json(row).encode(errors="backslashreplace") for row in rows)
     found = Diff(
         name=manifest.name,
         release=file_digest(released / MANIFEST_FILE),
@@ -104,7 +105,7 @@ def run(
         url=old.url,
         requests={file_digest(requests): requests.name},
         mapping={} if mapping is None else {file_digest(mapping): mapping.name},
-        rows_file={file_digest(partial): rows_path.name},
+        rows_file={hashlib.sha256(lines).hexdigest(): rows_path.name},
         tolerance=tolerance,
         confidence=confidence,
         ignored=tuple(sorted(set(ignore))),
@@ -114,20 +115,22 @@ def run(
             [(row.old_status, row.old_ms) for row in rows], confidence=confidence, where="over the network as it is"
         ),
         new=diff_figures.latency_of(
-            [(row.new_status, row.new_ms) for row in rows], confidence=confidence, where="on this machine's loopback"
+            [(row.new_status, row.new_ms) for row in rows],
+            confidence=confidence,
+            where="on this machine's loopback",
         ),
         keys=keys,
         mapping_keys=mapping_keys,
         review_rows=review_rows,
     )
-    partial.replace(rows_path)
+    with in_one_step(rows_path, private=True) as partial:
+        partial.write_bytes(lines)
     content = _json(found, indent=2).encode(errors="backslashreplace")
     if out is None:
-        run_folder.keep(run, DIFF_FILE, content)
+        finished_run.keep(run, DIFF_FILE, content)
     else:
-        unfinished = diff_path.with_name(f".{diff_path.name}.{os.getpid()}")
-        unfinished.write_bytes(content)
-        unfinished.replace(diff_path)
+        with in_one_step(diff_path) as partial:
+            partial.write_bytes(content)
     diff_shown.show(found, rows, rows_path, show=show)
     return found
 
@@ -162,15 +165,6 @@ def _module(manifest: Manifest, target: str) -> str:
     """As the target is served, and was measured."""
     with_ray = any(each.name == target and each.serves_with_ray for each in manifest.targets)
     return "deshi.serve.run" if with_ray else "deshi.serve.process"
-
-
-def _written_privately(path: Path, rows: Sequence[DiffRow]) -> Path:
-    """Writes the rows beside their place, readable by their owner alone."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.writelines(_json(row).encode(errors="backslashreplace") for row in rows)
-    return partial
 
 
 def _json(model: BaseModel, indent: int | None = None) -> str:

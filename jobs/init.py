@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deshi.jobs.data.conversations import plain
@@ -27,6 +26,7 @@ from deshi.jobs.init_recipe import Drafted, recipe_text, said
 from deshi.jobs.init_split import as_file, parts_of, rows_of
 from deshi.jobs.init_teacher import teacher_of
 from deshi.jobs.recipe import Data, Recipe
+from deshi.serve.durable import in_one_step
 from deshi.serve.kpi import QualityKpi
 from deshi.serve.texts import Language, text
 
@@ -112,17 +112,14 @@ def init(
     made = dict(zip(places, (parts.train, parts.test), strict=True)) if test is None else {}
     for path in made:
         _refuse_existing(Path(path), options.force)
-    with (
-        _partial(out) as partial,
-        _written({path: as_file(table, data, task) for path, table in made.items()}) as files,
-    ):
+    with in_one_step(out) as partial, ExitStack() as parts_first:  # the recipe takes its place when its rows lie there
+        files = {path: parts_first.enter_context(in_one_step(Path(path))) for path in made}
+        for path, table in made.items():
+            pq.write_table(as_file(table, data, task), files[path])
         recipe = _read_back(recipe_text(draft, None, lang), partial)
         here = {key: str(files[path]) for key, path in zip(("train", "test"), places, strict=True) if path in files}
         expected = minutes(recipe.model_copy(update={"data": recipe.data.model_copy(update=here)}))
         _read_back(recipe_text(draft, expected, lang), partial)
-        for path, file in files.items():
-            file.replace(path)
-        partial.replace(out)
     told = said(draft, expected, lang)
     told += [text("init.say.parts", lang, train=places[0], test=places[1])] if made else []
     for sentence in (*told, text("init.say.written", lang, path=out), text("init.say.next", lang, path=out)):
@@ -168,31 +165,3 @@ def _read_back(written: str, partial: Path) -> Recipe:
     """The recipe as a run would load it, from the file that is to become it."""
     partial.write_text(written, encoding="utf-8")
     return Recipe.load(partial)
-
-
-@contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """A hidden file beside `path`, gone unless it has been renamed."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        partial.touch()
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be written ({error.strerror}); choose a folder that you may write to"
-        ) from None
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _written(tables: Mapping[str, pa.Table]) -> Iterator[dict[str, Path]]:
-    """Hidden Parquet files beside the places that they are to take, gone unless they have been renamed."""
-    if not tables:
-        yield {}
-        return
-    (place, table), *others = tables.items()
-    with _partial(Path(place)) as partial, _written(dict(others)) as files:
-        pq.write_table(table, partial)
-        yield {place: partial} | files

@@ -21,9 +21,10 @@ from deshi.jobs.contender import Contender, contender, teacher_contender
 from deshi.jobs.data.model_folder import check_model_folder, describe, model_digest
 from deshi.jobs.evidence import story
 from deshi.jobs.evidence.compare import compare
+from deshi.jobs.finished_run import release_of
 from deshi.jobs.progress import Progress
 from deshi.jobs.recipe import Recipe
-from deshi.jobs.run_folder import RunFolder, release_of
+from deshi.jobs.run_folder import RunFolder
 from deshi.jobs.session import Machine
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson

@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from deshi.jobs import session
 from deshi.jobs.data.conversations import COLUMNS
 from deshi.jobs.data.rows import SUFFIXES
+from deshi.jobs.finished_run import EVIDENCE_FILE, release_of
 from deshi.jobs.predict_actor import ADDED, PROMPTS_A_SLOT, Asked, Classifies, Writes
-from deshi.jobs.run_folder import EVIDENCE_FILE, release_of
 from deshi.jobs.session import Machine
 from deshi.jobs.storage import Storage
 from deshi.serve import release

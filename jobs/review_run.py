@@ -10,7 +10,6 @@ Both need a run whose release and evidence are as they were judged: an answer th
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from deshi.jobs import run_folder
+from deshi.jobs import finished_run
 from deshi.jobs.evidence.figure import Figure
 from deshi.jobs.evidence.numbers import PERCENT, PLAIN, POINTS, Style, interval, style_of, written
 from deshi.jobs.evidence.people.review import review
@@ -28,6 +27,7 @@ from deshi.jobs.evidence.people.review_schema import KEY_FILE, REVIEW_FILE, Revi
 from deshi.jobs.evidence.people.review_sheet import SHEET_HTML, SHEET_XLSX, page, workbook
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.storage import file_digest
+from deshi.serve.durable import in_one_step
 
 STUDENT, TEACHER = "chosen", "teacher"
 
@@ -38,7 +38,7 @@ def write_sheets(run: str, *, rows: int, out: Path | None) -> list[Path]:
     Raises:
         ValueError: if the run does not verify, or a key to other items of the same release would be lost.
     """
-    folder, manifest, storage = run_folder.verified(run)
+    folder, manifest, storage = finished_run.verified(run)
     evidence, release = _evidence(folder), _release(folder)
     table = pq.read_table(storage.fetch(manifest.lineage["splits"]) / "test.parquet")
     pairs = _pairs(folder, evidence, table["text"].to_pylist())
@@ -54,7 +54,7 @@ def write_sheets(run: str, *, rows: int, out: Path | None) -> list[Path]:
         SHEET_HTML: page(items, name=evidence.name, release=release).encode(),
         SHEET_XLSX: workbook(items, name=evidence.name, release=release),
     }
-    run_folder.keep(run, KEY_FILE, (key.model_dump_json(indent=2) + "\n").encode())
+    finished_run.keep(run, KEY_FILE, (key.model_dump_json(indent=2) + "\n").encode())
     return [_written((out or folder) / name, content) for name, content in made.items()]
 
 
@@ -64,7 +64,7 @@ def import_answers(run: str, files: Sequence[Path]) -> Review:
     Raises:
         ValueError: in one sentence; then the earlier review is still as it was.
     """
-    folder, _, _ = run_folder.verified(run)
+    folder, _, _ = finished_run.verified(run)
     key = _key(folder)
     if key is None:
         raise ValueError(f"{folder / KEY_FILE} does not exist; write the sheets with `deshi review {run}` first")
@@ -81,7 +81,7 @@ def import_answers(run: str, files: Sequence[Path]) -> Review:
         files={file_digest(path): path.name for path in files},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    run_folder.keep(run, REVIEW_FILE, (found.model_dump_json(indent=2) + "\n").encode())
+    finished_run.keep(run, REVIEW_FILE, (found.model_dump_json(indent=2) + "\n").encode())
     return found
 
 
@@ -108,18 +108,18 @@ def table(found: Review) -> str:
 
 def write_page(run: str) -> Path:
     """Writes the run's page again, now that people were asked, and returns where it lies."""
-    page = Path(run_folder.write_report(run, lang="ja", out=None))
-    return run_folder.keep(run, page.name, page.read_bytes())
+    page = Path(finished_run.write_report(run, lang="ja", out=None))
+    return finished_run.keep(run, page.name, page.read_bytes())
 
 
 def _pairs(folder: Path, evidence: Evidence, texts: Sequence[str]) -> list[Pair]:
     """What student and teacher answered, of each test row that both answered."""
     if evidence.task == "classify":
-        answers, column, asked = pq.read_table(folder / run_folder.ANSWERS_FILE), "answer", dict(enumerate(texts))
+        answers, column, asked = pq.read_table(folder / finished_run.ANSWERS_FILE), "answer", dict(enumerate(texts))
     else:
-        if not (folder / run_folder.WRITTEN_FILE).is_file():
-            raise ValueError(f"{folder} holds no {run_folder.WRITTEN_FILE}; run the recipe again, it keeps them now")
-        answers, column = pq.read_table(folder / run_folder.WRITTEN_FILE), "text"
+        if not (folder / finished_run.WRITTEN_FILE).is_file():
+            raise ValueError(f"{folder} holds no {finished_run.WRITTEN_FILE}; run the recipe again, it keeps them now")
+        answers, column = pq.read_table(folder / finished_run.WRITTEN_FILE), "text"
         asked = _prompts(texts, evidence)
     student, teacher = (_of_model(answers, name, column) for name in (STUDENT, TEACHER))
     return [
@@ -144,11 +144,11 @@ def _of_model(answers: pa.Table, name: str, column: str) -> dict[int, str]:
 
 
 def _evidence(folder: Path) -> Evidence:
-    return Evidence.model_validate_json((folder / run_folder.EVIDENCE_FILE).read_text(encoding="utf-8"))
+    return Evidence.model_validate_json((folder / finished_run.EVIDENCE_FILE).read_text(encoding="utf-8"))
 
 
 def _release(folder: Path) -> str:
-    return file_digest(run_folder.proof_of(folder))
+    return file_digest(finished_run.proof_of(folder))
 
 
 def _key(folder: Path) -> ReviewKey | None:
@@ -162,6 +162,6 @@ def _key(folder: Path) -> ReviewKey | None:
 
 def _written(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    return unfinished.replace(path)
+    with in_one_step(path) as partial:
+        partial.write_bytes(content)
+    return path

@@ -26,7 +26,7 @@ def serve(
 ) -> None:
     """Serve a run's winner on this machine: POST /classify, or OpenAI's /v1/chat/completions and /v1/completions."""
     with refusals():
-        from deshi.jobs.run_folder import release_of
+        from deshi.jobs.finished_run import release_of
 
         folder = release_of(run)
         if ray:
@@ -114,7 +114,7 @@ def evaluate(
     quiet()
     with refusals():
         from deshi.jobs.evidence.text.lm_evaluation import evaluate as scored
-        from deshi.jobs.run_folder import release_of
+        from deshi.jobs.finished_run import release_of
 
         for score in scored(release_of(run), tasks, target=target, build=build, chat=chat, limit=limit):
             error = "" if score.stderr is None else f" +- {score.stderr:.4f}"

@@ -22,7 +22,7 @@ def report(
 ) -> None:
     """Write the report from a run's evidence.json, which must be as the release was judged by."""
     with refusals():
-        from deshi.jobs.run_folder import write_report
+        from deshi.jobs.finished_run import write_report
 
         typer.echo(write_report(run, lang=lang, out=out, form=form))
 
@@ -33,7 +33,7 @@ def trace(
 ) -> None:
     """Follow a number of the report to its entry, its rows and how it came about, and compute it once more."""
     with refusals():
-        from deshi.jobs.run_folder import traced
+        from deshi.jobs.finished_run import traced
 
         told = traced(run, pointer)
         typer.echo(json.dumps(told.entry, ensure_ascii=False, indent=2))
@@ -60,7 +60,7 @@ def changes(
 def verify(run: Run) -> None:
     """Recompute every digest of a run's release and name the first file that differs."""
     with refusals():
-        from deshi.jobs.run_folder import verify as check
+        from deshi.jobs.finished_run import verify as check
 
         typer.echo(check(run))
 

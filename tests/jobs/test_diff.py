@@ -21,7 +21,7 @@ from deshi.jobs.cli import app
 from deshi.jobs.evidence.migration import replay
 from deshi.jobs.evidence.migration.diff_schema import Diff
 from deshi.jobs.evidence.migration.json_difference import WHOLE, differences
-from deshi.jobs.run_folder import ANSWERS_FILE, EVIDENCE_FILE, TRIALS_FILE
+from deshi.jobs.finished_run import ANSWERS_FILE, EVIDENCE_FILE, TRIALS_FILE
 from deshi.jobs.storage import file_digest
 from deshi.serve import release
 from deshi.serve.kpi import Kpi, Target

@@ -20,7 +20,7 @@ import yaml
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from deshi.jobs import judge, judge_url, run_folder
+from deshi.jobs import finished_run, judge, judge_url
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.split import split_rows
 from deshi.jobs.evidence.felt.endpoint import Felt
@@ -376,14 +376,14 @@ def test_a_vendor_is_judged_as_a_folder_is(ground, monkeypatch, capsys):
     hourly = hourly_cost(ground.lesson.recipe, chosen)
     assert hourly.value == pytest.approx(4.0 * 500 / 730) and recorded(hourly.how, "ja") != hourly.how
 
-    said = run_folder.verify(run)
+    said = finished_run.verify(run)
     assert "a model behind a URL, so no release; verdict ACCEPT" in said
     for number in ("score", "drop", "agreement", "flips_to_wrong"):
-        assert run_folder.traced(run, f"/models/0/quality/{number}").agrees is True
-    assert run_folder.traced(run, "/models/0/quality/kl").agrees is None
-    assert run_folder.traced(run, "/business/0/npv").agrees is True
+        assert finished_run.traced(run, f"/models/0/quality/{number}").agrees is True
+    assert finished_run.traced(run, "/models/0/quality/kl").agrees is None
+    assert finished_run.traced(run, "/business/0/npv").agrees is True
     with pytest.raises(ValueError, match="judged a model behind a URL, so there is nothing here to serve"):
-        run_folder.release_of(run)
+        finished_run.release_of(run)
     written = pq.read_table(Path(run) / "written-answers.parquet").to_pylist()
     assert [row["text"] for row in written[:2]] == ["I think: TIME"] * 2
     page = (Path(run) / "report.html").read_text()
@@ -396,7 +396,7 @@ def test_a_vendor_is_judged_as_a_folder_is(ground, monkeypatch, capsys):
     with (Path(run) / "test-answers.parquet").open("ab") as file:
         file.write(b" ")
     with pytest.raises(ValueError, match=r"test-answers\.parquet is not the file"):
-        run_folder.verify(run)
+        finished_run.verify(run)
 
 
 def test_garbage_alone_is_rejected_and_without_a_price_there_is_no_account(ground, monkeypatch):
@@ -410,7 +410,7 @@ def test_garbage_alone_is_rejected_and_without_a_price_there_is_no_account(groun
     assert evidence.business == () and chosen.targets[0].cost_per_1000 is None
     limits = {row.name: row.verdict for row in evidence.kpis}
     assert limits["cost_per_1000.onprem"] == "INCONCLUSIVE" and limits["calibration_error"] == "NO TARGET"
-    assert run_folder.traced(run, "/models/0/quality/drop").agrees is True
+    assert finished_run.traced(run, "/models/0/quality/drop").agrees is True
     from deshi.jobs.evidence.risk.changes import write_changes
 
     page = write_changes(run)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from deshi.jobs import review_run, run_folder
+from deshi.jobs import finished_run, review_run
 from deshi.jobs.cli import app
 from deshi.jobs.data.split import split_rows, table_fingerprint
 from deshi.jobs.evidence.answered import Answered, written_together
@@ -45,7 +45,7 @@ def _released(folder, evidence, splits_key, files) -> Path:
     target = {"threads": 1, "builds": dict.fromkeys(("1x16", "1x128", "32x16", "32x128"), "static-fp32")}
     serving = {"name": "trec", "labels": ["a", "b"], "max_length": 8, "targets": {"edge": target}}
     Serving.model_validate(serving).write(served)
-    judged = {what: name for what, name in run_folder.JUDGED_BY.items() if (folder / name).is_file()}
+    judged = {what: name for what, name in finished_run.JUDGED_BY.items() if (folder / name).is_file()}
     manifest = Manifest(
         name="trec",
         created="2026-11-24T00:00:00Z",
@@ -121,7 +121,7 @@ def test_a_review_from_the_command_line_reaches_the_report(run):
     assert written.count(figure) == 2 and "まだ聞いていません" not in written
     links = link_check.check(written, report.read(run / "evidence.json"), found)
     assert not [missing for missing in links.missing if "review" in missing]
-    assert run_folder.verify(str(run)).startswith(str(run))
+    assert finished_run.verify(str(run)).startswith(str(run))
 
 
 def test_a_language_models_answers_are_what_it_wrote(tmp_path):

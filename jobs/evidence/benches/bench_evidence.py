@@ -25,7 +25,7 @@ from deshi.jobs.evidence.benches import gate_simulation, page_proof
 from deshi.jobs.evidence.benches.bench import Figure, figure, show
 from deshi.jobs.evidence.benches.gate_simulation import PLANTED, SLICE_ROWS, Stored
 from deshi.jobs.evidence.schema import Evidence
-from deshi.jobs.run_folder import ANSWERS_FILE, EVIDENCE_FILE, RELEASE_FOLDER
+from deshi.jobs.finished_run import ANSWERS_FILE, EVIDENCE_FILE, RELEASE_FOLDER
 from deshi.jobs.storage import Storage
 from deshi.serve.release import Manifest
 from deshi.serve.statistics import rows_needed

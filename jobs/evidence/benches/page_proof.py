@@ -18,8 +18,8 @@ from deshi.jobs.evidence.page.link_check import check
 from deshi.jobs.evidence.page.portfolio_page import DATA_FILE
 from deshi.jobs.evidence.page.portfolio_schema import Portfolio
 from deshi.jobs.evidence.schema import Evidence
+from deshi.jobs.finished_run import EVIDENCE_FILE
 from deshi.jobs.portfolio import FOLDER
-from deshi.jobs.run_folder import EVIDENCE_FILE
 from deshi.serve.texts import LANGUAGES
 
 MOST_MB, OVERHEAD_BAR = 6.0, 1.3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,8 @@ PAGE_FILE, DATA_FILE = "portfolio.html", "portfolio.json"
 def write(told: Portfolio, storage: Storage, folder: str) -> Path:
     """Writes portfolio.json and portfolio.html into `<storage>/<folder>/`, each in one step; returns the page."""
     home = (Path(storage.root) if storage.is_local else storage.scratch) / folder
-    home.mkdir(parents=True, exist_ok=True)
     for name, content in ((DATA_FILE, told.model_dump_json(indent=2) + "\n"), (PAGE_FILE, render(told))):
-        unfinished = home / f".{name}.{os.getpid()}"
-        unfinished.write_text(content, encoding="utf-8")
-        unfinished.replace(home / name)
+        report.put(content.encode(), home / name)
         if not storage.is_local:
             storage.upload(home / name, f"{storage.root}/{folder}/{name}")
     return home / PAGE_FILE

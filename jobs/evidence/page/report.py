@@ -8,7 +8,6 @@ with autoescape on, so that a label or a file name never becomes markup.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from deshi.jobs.evidence.page.pointers import Pointers
 from deshi.jobs.evidence.page.shown import Shown
 from deshi.jobs.evidence.people.review_schema import Review
 from deshi.jobs.evidence.schema import Evidence, ModelRow, SliceRow
+from deshi.serve.durable import in_one_step
 from deshi.serve.texts import LANGUAGES, Language, named, recorded, text
 
 PAGE_FOLDER = Path(__file__).parent / "templates"
@@ -52,9 +52,9 @@ def read(evidence_path: Path) -> Evidence:
 def put(content: bytes, path: Path) -> Path:
     """Writes a file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    return unfinished.replace(path)
+    with in_one_step(path) as partial:
+        partial.write_bytes(content)
+    return path
 
 
 def render(evidence: Evidence, first: Language, review: Review | None = None) -> str:

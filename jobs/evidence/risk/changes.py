@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ import pyarrow.parquet as pq
 
 from deshi.jobs.evidence.risk import masking
 from deshi.jobs.evidence.risk.risk_schema import Changed
+from deshi.jobs.finished_run import ANSWERS_FILE, verified
+from deshi.serve.durable import in_one_step
 from deshi.serve.texts import Language, text
 
 PAGE, LINES = "changed-answers.html", "changed-answers.jsonl"
@@ -85,8 +86,6 @@ def write_changes(run: str, *, unmasked: bool = False, lang: Language = "en") ->
     Raises:
         ValueError: if the run is no finished classifier's, or its answers or rows are not those it was judged by.
     """
-    from deshi.jobs.run_folder import ANSWERS_FILE, verified
-
     folder, manifest, storage = verified(run)
     told = pq.read_table(folder / ANSWERS_FILE)
     if "answer" not in told.column_names:
@@ -146,9 +145,5 @@ def _said(key: str, lang: Language) -> str:
 
 
 def _write_privately(path: Path, content: str) -> None:
-    """In one step, readable by its owner alone."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(content)
-    partial.replace(path)
+    with in_one_step(path, private=True) as partial:
+        partial.write_text(content, encoding="utf-8")

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deshi.jobs import run_folder
+from deshi.jobs import finished_run
+from deshi.jobs.evidence.risk import changes
 from deshi.jobs.evidence.risk.changes import LINES, PAGE, changed, counted, kind_of, write_changes
 
 LABELS = ["a", "a", "b", "b", "c", "c"]
@@ -47,11 +48,11 @@ def run(tmp_path, monkeypatch) -> str:
     folder = tmp_path / "trec"
     folder.mkdir()
     tables = [answers("chosen", TOLD), answers("teacher", TAUGHT), answers("static", TOLD)]
-    pq.write_table(pa.concat_tables(tables), folder / run_folder.ANSWERS_FILE)
+    pq.write_table(pa.concat_tables(tables), folder / finished_run.ANSWERS_FILE)
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "test.parquet")
     manifest = SimpleNamespace(name="trec & co", lineage={"splits": "splits-0"})
     storage = SimpleNamespace(fetch=lambda key: tmp_path)
-    monkeypatch.setattr(run_folder, "verified", lambda run: (folder, manifest, storage))
+    monkeypatch.setattr(changes, "verified", lambda run: (folder, manifest, storage))
     return str(folder)
 
 
@@ -83,7 +84,7 @@ def test_unmasked_says_so(run):
 
 
 def test_a_language_model_is_refused(run, tmp_path):
-    pq.write_table(pa.table({"model": ["chosen"], "nll": [1.0]}), tmp_path / "trec" / run_folder.ANSWERS_FILE)
+    pq.write_table(pa.table({"model": ["chosen"], "nll": [1.0]}), tmp_path / "trec" / finished_run.ANSWERS_FILE)
     with pytest.raises(ValueError, match="is for classifiers"):
         write_changes(run)
     assert not (tmp_path / "trec" / PAGE).exists()

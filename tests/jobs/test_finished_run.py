@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from deshi.jobs import run_folder
+from deshi.jobs import finished_run
 from deshi.jobs.data.split import split_rows
 from deshi.jobs.storage import Output, Storage, file_digest
 from deshi.serve import release
@@ -61,10 +61,15 @@ def run(tmp_path, tiny_rows) -> tuple[Path, Output]:
 
 def test_a_whole_run_is_verified_and_what_is_gone_is_said(run):
     folder, _ = run
-    said = run_folder.verify(str(folder))
+    said = finished_run.verify(str(folder))
     assert (
         "verdict ACCEPT" in said and "1 of 2 outputs" in said and "not there any more: teacher-0123456789abcdef" in said
     )
+
+
+def test_given_by_its_release_a_run_is_verified_down_to_the_same_rows(run):
+    folder, _ = run
+    assert "1 of 2 outputs" in finished_run.verify(str(folder / "release"))
 
 
 @pytest.mark.parametrize("name", ["evidence.json", "trials.parquet", "release/engines/static-fp32/model.txt"])
@@ -73,20 +78,20 @@ def test_a_changed_file_is_named(run, name):
     with (folder / name).open("a", encoding="utf-8") as file:
         file.write(" ")
     with pytest.raises(ValueError, match=Path(name).name):
-        run_folder.verify(str(folder))
+        finished_run.verify(str(folder))
 
 
 def test_a_report_is_made_only_from_the_evidence_that_a_release_was_judged_by(run):
     folder, _ = run
     (folder / "release").rename(folder / "release-reject-01234567")
     for place in (folder, folder / "release-reject-01234567"):
-        assert run_folder.write_report(str(place), lang="ja", out=None) == str(folder / "report.html")
+        assert finished_run.write_report(str(place), lang="ja", out=None) == str(folder / "report.html")
     (folder / "report.html").unlink()
     with (folder / "evidence.json").open("a", encoding="utf-8") as file:
         file.write(" ")
     for form in ("html", "md", "json", "xlsx"):
         with pytest.raises(ValueError, match="evidence that verifies only; run the recipe again"):
-            run_folder.write_report(str(folder), lang="ja", out=None, form=form)
+            finished_run.write_report(str(folder), lang="ja", out=None, form=form)
     assert not list(folder.glob("report*"))
 
 
@@ -96,7 +101,7 @@ def test_a_changed_source_is_named(run):
     path.chmod(0o644)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ValueError, match=rf"{splits.key}/test\.parquet is not the file"):
-        run_folder.verify(str(folder))
+        finished_run.verify(str(folder))
 
 
 def test_a_remote_run_is_fetched_again_only_when_its_release_changed(run, monkeypatch, tmp_path):
@@ -104,11 +109,11 @@ def test_a_remote_run_is_fetched_again_only_when_its_release_changed(run, monkey
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     there = fsspec.filesystem("memory")
     there.put(str(folder.parent), "/bucket/runs", recursive=True)
-    first = run_folder.release_of("memory://bucket/runs/trec")
+    first = finished_run.release_of("memory://bucket/runs/trec")
     assert release.verify(first).decision == "ACCEPT"
-    assert run_folder.release_of("memory://bucket/runs/trec") == first
+    assert finished_run.release_of("memory://bucket/runs/trec") == first
     manifest = there.cat_file("/bucket/runs/trec/release/manifest.json")
     there.pipe_file("/bucket/runs/trec/release/manifest.json", manifest.replace(b"ACCEPT", b"REJECT"))
-    assert run_folder.release_of("memory://bucket/runs/trec") != first
+    assert finished_run.release_of("memory://bucket/runs/trec") != first
     with pytest.raises(ValueError, match="holds no release"):
-        run_folder.release_of("memory://bucket/runs/other")
+        finished_run.release_of("memory://bucket/runs/other")
