@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,6 +74,23 @@ def write_rows(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path)
     counts = sorted(Counter(label or "(unlabelled)" for label in table["label"].to_pylist()).items())
     print(f"{path}: {table.num_rows} rows ({', '.join(f'{label} {count}' for label, count in counts)})")
+
+
+def lay_out(out: Path, tables: Mapping[str, pa.Table], encoder: Path, files: Sequence[str]) -> None:
+    """A classifier's demo: its rows, a file each, and the encoder as teacher; sealed when all of it lies there."""
+    begin(out)
+    for name, table in tables.items():
+        write_rows(out / f"{name}.parquet", table)
+    copy_encoder(encoder, out / "teacher")
+    seal(out, files)
+
+
+def run(fetch: Callable[[], None]) -> None:
+    """A script's whole run: what is refused is one sentence on standard error."""
+    try:
+        fetch()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def is_complete(out: Path, files: Sequence[str]) -> bool:

@@ -211,15 +211,8 @@ def main() -> None:
 
     encoder = arguments.encoder or fetching.encoder_folder()
     contents = contents_of(sorted(arguments.wheels.glob("*.whl")) if arguments.wheels else [])
-    fetching.begin(out)
-    for name, table in divide(messages(contents)).items():
-        fetching.write_rows(out / f"{name}.parquet", table)
-    fetching.copy_encoder(encoder, out / "teacher")
-    fetching.seal(out, FILES)
+    fetching.lay_out(out, divide(messages(contents)), encoder, FILES)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    fetching.run(main)

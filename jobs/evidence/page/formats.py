@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args
 
 from markupsafe import Markup
 from openpyxl import Workbook
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Alignment, Font
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
@@ -29,6 +28,7 @@ from deshi.jobs.evidence.page.shown import Shown
 from deshi.jobs.evidence.page.tables import PLACE, STYLES, chain, kpi_name, place_figure, quantity_name
 from deshi.jobs.evidence.people.review_schema import Review
 from deshi.jobs.evidence.schema import Evidence
+from deshi.jobs.evidence.worded_cell import put_words
 from deshi.serve.texts import Language, named, recorded
 
 Format = Literal["html", "md", "json", "xlsx"]
@@ -168,8 +168,7 @@ def _put(sheet: Worksheet, values: list[Any]) -> None:
     for column, value in enumerate(values, start=1):
         cell = sheet.cell(row=row, column=column)
         if isinstance(value, str):
-            cell.value = ILLEGAL_CHARACTERS_RE.sub("", _plain(value))
-            cell.data_type = "s"
+            put_words(cell, _plain(value))
         else:
             cell.value = value
 

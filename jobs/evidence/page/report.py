@@ -90,10 +90,10 @@ def known(lang: str) -> None:
         raise ValueError(f"language {lang!r} is not known; use one of {', '.join(LANGUAGES)}")
 
 
-def templates() -> Environment:
-    """The folder of templates, with autoescape for all but Markdown, which has no markup to escape."""
+def templates(folder: Path = PAGE_FOLDER) -> Environment:
+    """A folder of templates, with autoescape for all but Markdown, which has no markup to escape."""
     return Environment(
-        loader=FileSystemLoader(PAGE_FOLDER),
+        loader=FileSystemLoader(folder),
         autoescape=select_autoescape(("html", "css")),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -20,15 +20,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from openpyxl import Workbook
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE, Cell
+from openpyxl.cell.cell import Cell
 from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.datavalidation import DataValidation
 from openpyxl.worksheet.worksheet import Worksheet
 
+from deshi.jobs.evidence.page import report
 from deshi.jobs.evidence.people.review_sample import Shown
+from deshi.jobs.evidence.worded_cell import put_words
 from deshi.serve.texts import text
 
 SHEET_HTML, SHEET_XLSX, TEMPLATE = "review.html", "review.xlsx", "review_sheet.html"
@@ -56,13 +57,6 @@ def choices(column: str) -> list[str]:
 
 def page(items: Sequence[Shown], *, name: str, release: str) -> str:
     """`review.html`; `name` is the run's."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     layout = {
         "release": [both("release"), release],
         "name": both("name"),
@@ -72,15 +66,19 @@ def page(items: Sequence[Shown], *, name: str, release: str) -> str:
         "unnamed": both("unnamed"),
         "saved": both("saved"),
     }
-    return environment.get_template(TEMPLATE).render(
-        items=[asdict(item) for item in items],
-        name=name,
-        release=release,
-        t=text,
-        both=both,
-        choices={column: choices(column) for column in ASKED},
-        # Inside <script type="application/json">, where only "<" could end the element.
-        layout=json.dumps(layout, ensure_ascii=False).replace("<", "\\u003c"),
+    return (
+        report.templates(Path(__file__).parent)
+        .get_template(TEMPLATE)
+        .render(
+            items=[asdict(item) for item in items],
+            name=name,
+            release=release,
+            t=text,
+            both=both,
+            choices={column: choices(column) for column in ASKED},
+            # Inside <script type="application/json">, where only "<" could end the element.
+            layout=json.dumps(layout, ensure_ascii=False).replace("<", "\\u003c"),
+        )
     )
 
 
@@ -133,9 +131,7 @@ def workbook(items: Sequence[Shown], *, name: str, release: str) -> bytes:
 
 
 def _write(sheet: Worksheet, row: int, column: int, words: str) -> Cell:
-    """Words as words: a text that begins with "=" must not become a formula, nor may it hold control characters."""
     cell = sheet.cell(row, column)
     assert isinstance(cell, Cell)
-    cell.value = ILLEGAL_CHARACTERS_RE.sub(" ", words.replace("\r\n", "\n"))
-    cell.data_type = "s"
+    put_words(cell, words.replace("\r\n", "\n"))
     return cell

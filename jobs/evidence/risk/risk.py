@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from deshi.jobs.contender import Contender
 from deshi.jobs.data.model_folder import describe
-from deshi.jobs.evidence import quality
 from deshi.jobs.evidence.answered import Answered
 from deshi.jobs.evidence.figure import Figure, figure_of
 from deshi.jobs.evidence.measure import Answers
@@ -52,11 +51,12 @@ class Compared:
 def of_classifier(lesson: Lesson, machine: Machine, found: Compared) -> Risk:
     """All of it."""
     told, taught = found.told["chosen"], found.told["teacher"]
+    assert told.told is not None, "a classifier with weights tells the probability of every class"
     rounding = rare_words.divergence(lesson, found.winner, told.rows["answer"].to_pylist())
     risk = Risk(
         confident_wrong=confident_wrong(lesson, told.rows),
         teacher_confident_wrong=confident_wrong(lesson, taught.rows),
-        calibration_before=calibration_before(lesson, found.winner),
+        calibration_before=calibration_before(lesson, told.told, found.winner.finalist.serving.temperature),
         calibration_after=told.quality.calibration_error,
         explanations=reasons(lesson, machine, found.winner.finalist.model),
         rare_divergence=None if rounding is None else rounding.rare,
@@ -88,10 +88,9 @@ def confident_wrong(lesson: Lesson, rows: pa.Table) -> Figure:
     return figure_of(found, "share", f"test rows wrong with a confidence of {SURE} or more, Wilson")
 
 
-def calibration_before(lesson: Lesson, winner: Contender) -> Figure:
-    """The calibration error that the chosen model would have without its temperature."""
-    told = quality.asked(lesson, winner, "test")
-    raw = at_temperature_1(told, winner.finalist.serving.temperature)
+def calibration_before(lesson: Lesson, told: Answers, temperature: float) -> Figure:
+    """The calibration error that these answers would have without their temperature."""
+    raw = at_temperature_1(told, temperature)
     kpi = lesson.recipe.kpi.quality
     found = statistics.expected_calibration_error(
         np.exp(raw), told.labels, confidence=kpi.confidence, seed=lesson.recipe.seed

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from deshi.serve import generate_service
 from deshi.serve.batching import Full
-from deshi.serve.engines import torch_generate
+from deshi.serve.engines import torch_decode, torch_generate
 from deshi.serve.engines.generation import GenerationParams, Slots
 
 PROMPTS = [[40, 41, 42], [7], list(range(100, 160)), [200, 3, 9, 9], [50] * 17, [11, 12]]
@@ -41,7 +41,7 @@ def lively(parrot, tmp_path_factory):
 def engine(lively):
     """Three slots; a prompt is read 16 tokens at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_generate, "PREFILL_TOKENS", 16)
+        patch.setattr(torch_decode, "PREFILL_TOKENS", 16)
         opened = torch_generate.KIND.open(
             lively[0] / "engines" / "torch_generate-fp32", threads=1, slots=3, context_length=128, max_queued=64
         )
@@ -137,7 +137,7 @@ def test_draw_follows_the_distribution():
     generator = torch.Generator().manual_seed(0)
 
     def shares(**params):
-        drawn = [torch_generate.draw(logits, GenerationParams(max_tokens=1, **params), generator) for _ in range(4000)]
+        drawn = [torch_decode.draw(logits, GenerationParams(max_tokens=1, **params), generator) for _ in range(4000)]
         return [drawn.count(token) / 4000 for token in range(4)]
 
     assert shares() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)

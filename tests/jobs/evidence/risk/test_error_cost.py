@@ -67,6 +67,9 @@ def test_a_matrix_that_does_not_fit_the_labels_is_refused(change, said):
         refuse_unpriced(matrix, ("a", "b", "c"))
 
 
-def test_what_fits_is_not_refused():
-    for fits in (None, 5.0, MATRIX, MATRIX | {"a": {"a": 0, "b": 1, "c": 1}}):
-        refuse_unpriced(fits, ("a", "b", "c"))
+@pytest.mark.parametrize("fits", [None, 5.0, MATRIX, MATRIX | {"a": {"a": 0, "b": 1, "c": 1}}])
+def test_what_fits_is_not_refused_and_prices_every_answer(fits):
+    refuse_unpriced(fits, ("a", "b", "c"))
+    if fits is not None:
+        told = row_costs(fits, rows(" ".join(truth + answer for truth in "abc" for answer in "abc"))).reshape(3, 3)
+        assert np.isfinite(told).all() and np.diag(told).tolist() == [0, 0, 0] and told.sum() > 0
