@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from deshi.jobs.business import Business
 from deshi.jobs.data.conversations import LOSSES, Format, LossOn
+from deshi.jobs.resources import Auto, Resources
 from deshi.serve.kpi import Kpi, Target
+from deshi.serve.one_sentence import one_sentence
 
-Auto = Literal["auto"]
 LossName = Annotated[str, Field(description="a row of deshi.jobs.stages.losses.LOSSES")]
 
 
@@ -127,46 +128,6 @@ class Search(Part):
     minutes: float = Field(10, ge=0)
 
 
-class TrainResources(Part):
-    """What one training worker takes."""
-
-    use_gpu: bool | Auto = "auto"
-    gpus_per_worker: float = Field(1, gt=0)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    gradient_accumulation: int = Field(1, ge=1)
-    gradient_checkpointing: bool = False
-
-
-class TeacherResources(Part):
-    """How the teacher's answers are computed."""
-
-    replicas: int = Field(1, ge=1)
-    gpus_each: float = Field(1, ge=0)
-    batch_size: int | Auto = "auto"
-
-
-class SearchResources(Part):
-    """How wide the search runs."""
-
-    max_concurrent_trials: int | Auto = "auto"
-    gpus_per_trial: float | Auto = "auto"
-    time_budget_s: float | None = Field(None, gt=0)
-
-
-class Resources(Part):
-    """All optional; the defaults fit the machine."""
-
-    train: TrainResources = TrainResources()
-    teacher: TeacherResources = TeacherResources()
-    search: SearchResources = SearchResources()
-    validation_tokens: int | None = Field(8192, ge=1, description="generate: scored by every trial; null: all")
-    test_tokens: int | None = Field(None, ge=1, description="generate: scored by the final comparison; null: all")
-    explanation_ceiling: bool = Field(
-        False, description="classify: teach the teacher twice, to see how far two teachers' reasons agree"
-    )
-    load_seconds: float = Field(8, ge=2, description="how long each finalist's endpoint is loaded at peak_rps")
-
-
 class Recipe(Part):
     """One run of Deshi: what goes in, what it must reach, and where it will live."""
 
@@ -247,7 +208,8 @@ class Recipe(Part):
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:
-            raise ValueError(f"recipe {path}: {_one_sentence(error)}") from None
+            told = one_sentence(error, keys="see `deshi schema`", unions=("function-after", "DeepSpeed"))
+            raise ValueError(f"recipe {path}: {told}") from None
         return recipe.at(path.resolve().parent, storage=storage)
 
     @classmethod
@@ -316,16 +278,3 @@ def _model(folder: Path, value: str | None) -> str | None:
     if value is not None and "://" not in value and (folder / Path(value).expanduser()).exists():
         return _absolute(folder, value)
     return value
-
-
-def _one_sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("function-after", "DeepSpeed"))
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}; remove it or see `deshi schema` for the keys there are"
-    if first["type"] == "missing":
-        return f"{where} is missing; add it (see `deshi schema`)"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{where}: {message}" if where else message
-    return f"{where} = {first['input']!r} is not allowed: {message}; see `deshi schema` for what it takes"

@@ -32,6 +32,7 @@ from deshi.serve.batching import Full
 from deshi.serve.contract import MAX_ROWS, Refused, read_body
 from deshi.serve.json_template import NotThere, check, names_in, parsed, rendered, unknown
 from deshi.serve.kpi import Frozen
+from deshi.serve.one_sentence import one_sentence
 from deshi.serve.serving import Serving
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ class WireMapping(Frozen):
         try:
             mapping = cls.model_validate(raw)
         except ValidationError as error:
-            raise ValueError(f"mapping {path}: {_one_sentence(error)}") from None
+            told = one_sentence(error, keys=f"it takes {', '.join(cls.model_fields)}")
+            raise ValueError(f"mapping {path}: {told}") from None
         mapping._try_out(path, serving)
         return mapping
 
@@ -199,15 +201,3 @@ def _with_body(request: Request, body: bytes) -> Request:
 def _json_reply(text: str, status: int, headers: dict[str, str] | None) -> Response:
     # Half a surrogate pair that a template echoes has no bytes.
     return Response(text.encode("utf-8", errors="replace"), status, headers, media_type="application/json")
-
-
-def _one_sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}; it takes {', '.join(WireMapping.model_fields)}"
-    if first["type"] == "missing":
-        return f"{where} is missing; add it"
-    if first["type"] == "value_error":
-        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
-    return f"{where} = {first['input']!r} is not allowed: {first['msg']}"

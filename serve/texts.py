@@ -19,6 +19,7 @@ from deshi.serve.words.gate import GATE_TEXTS
 from deshi.serve.words.init import INIT_TEXTS
 from deshi.serve.words.judging import JUDGING_TEXTS
 from deshi.serve.words.language_model import LANGUAGE_MODEL_TEXTS
+from deshi.serve.words.ledger import LEDGER_TEXTS
 from deshi.serve.words.page import PAGE_TEXTS
 from deshi.serve.words.recorded import RECORDED_TEXTS
 from deshi.serve.words.review import REVIEW_TEXTS
@@ -44,6 +45,7 @@ PARTS: tuple[Mapping[str, tuple[str, str]], ...] = (
     INIT_TEXTS,
     JUDGING_TEXTS,
     LANGUAGE_MODEL_TEXTS,
+    LEDGER_TEXTS,
     PAGE_TEXTS,
     RECORDED_TEXTS,
     REVIEW_TEXTS,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
+import runpy
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deshi.jobs.evidence.felt.chat_load import ChatSample, closed_loop, in_own_process, open_loop, tokens_per_second
 from deshi.jobs.evidence.felt.endpoint import running
+
+ServedInAThread = runpy.run_path(str(Path(__file__).with_name("served_in_a_thread.py")))["ServedInAThread"]
 
 REQUEST = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "temperature": 0, "ignore_eos": True}
 
@@ -26,7 +29,7 @@ def chunk(data):
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-class Server:
+class Server(ServedInAThread):
     """Waits `first` seconds, writes so many tokens `gap` seconds apart; `breaks` after so many of them."""
 
     def __init__(self, *, first=0.05, gap=0.02, tokens=4, texts=None, status=200, breaks=None, at_once=1000, done=True):
@@ -68,27 +71,6 @@ class Server:
                 await asyncio.sleep(self.gap)
             writer.write(chunk(event(None, {"completion_tokens": self.tokens})))
             writer.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n" if self.done else b"0\r\n\r\n")
-
-    def __enter__(self):
-        started = threading.Event()
-
-        async def run():
-            self.slots = asyncio.Semaphore(self.at_once)
-            self.stop = asyncio.Event()
-            self.loop = asyncio.get_running_loop()
-            server = await asyncio.start_server(self.talk, "127.0.0.1", 0)
-            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            started.set()
-            await self.stop.wait()
-
-        self.thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
-        self.thread.start()
-        started.wait()
-        return self
-
-    def __exit__(self, *_):
-        self.loop.call_soon_threadsafe(self.stop.set)
-        self.thread.join()
 
 
 def ask_openly(url, **settings):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import runpy
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,13 @@ import pytest
 from deshi.jobs.evidence.felt.load import closed_loop, in_own_process, open_loop, percentile
 from deshi.jobs.evidence.felt.throughput import find_throughput_within
 
+ServedInAThread = runpy.run_path(str(Path(__file__).with_name("served_in_a_thread.py")))["ServedInAThread"]
 
-class Server:
+
+class Server(ServedInAThread):
     """A hand-made HTTP/1.1 server in a thread: `handle(number)` -> seconds to wait, or None to break the connection."""
+
+    path = "/classify"
 
     def __init__(self, handle, *, status=200, timing="queue;dur=1.5, engine;dur=2.5", at_once=10_000, goes_after=10**9):
         self.handle, self.status, self.timing = handle, status, timing
@@ -44,27 +50,6 @@ class Server:
                 await asyncio.sleep(0.001)  # head and body in two packets
                 writer.write(b"{}")
         writer.close()
-
-    def __enter__(self):
-        started = threading.Event()
-
-        async def run():
-            self.slots = asyncio.Semaphore(self.at_once)
-            self.stop = asyncio.Event()
-            self.loop = asyncio.get_running_loop()
-            server = await asyncio.start_server(self.talk, "127.0.0.1", 0)
-            self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/classify"
-            started.set()
-            await self.stop.wait()
-
-        self.thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
-        self.thread.start()
-        started.wait()
-        return self
-
-    def __exit__(self, *_):
-        self.loop.call_soon_threadsafe(self.stop.set)
-        self.thread.join()
 
 
 def ask_openly(url, **settings):
