@@ -18,7 +18,7 @@ from deshi.jobs.evidence.business.business_words import payback_key
 from deshi.jobs.evidence.numbers import PERCENT, POINTS, Style, style_of
 from deshi.jobs.evidence.page.figures import margin_of
 from deshi.jobs.evidence.page.shown import Shown
-from deshi.jobs.evidence.page.tables import is_projected, kpi_name, kpi_style, of_role, place_of
+from deshi.jobs.evidence.page.tables import is_projected, kpi_name, kpi_style, place_of
 from deshi.jobs.evidence.risk.risk_schema import RiskRow
 from deshi.jobs.evidence.schema import ModelRow
 from deshi.serve.texts import TEXTS
@@ -49,7 +49,7 @@ class Step:
 
 def answers(s: Shown) -> tuple[Answer, ...]:
     """The four answers; none where there is no chosen model to speak of."""
-    chosen = of_role(s.evidence, "chosen")
+    chosen = s.evidence.model_row("chosen")
     if chosen is None:
         return ()
     return (cost(chosen, s), quality(chosen, s), places(chosen, s), roadmap(s))
@@ -59,7 +59,7 @@ def cost(chosen: ModelRow, s: Shown) -> Answer:
     """What inference costs less on each target, the first one large."""
     question, cases = s.say("answer.cost"), s.evidence.business
     if not cases:
-        teacher, place = of_role(s.evidence, "teacher"), chosen.targets[0] if chosen.targets else None
+        teacher, place = s.evidence.model_row("teacher"), chosen.targets[0] if chosen.targets else None
         before = place_of(teacher, place.target) if place else None
         if place is None or before is None or place.cost_per_1000 is None or before.cost_per_1000 is None:
             return Answer(
@@ -197,7 +197,7 @@ def next_steps(s: Shown) -> tuple[Step, ...]:
     run = run_of(s)
     again = Markup("deshi poc recipe.yaml")
     steps: list[Step] = []
-    chosen = of_role(e, "chosen")
+    chosen = e.model_row("chosen")
     if chosen is not None and chosen.asked is not None:
         place = (s.quote(getattr(chosen.asked, name), chosen.asked, name) for name in ("url", "model"))
         again = Markup("deshi judge {} recipe.yaml --model {}").format(*place)

@@ -104,7 +104,7 @@ def templates(folder: Path = PAGE_FOLDER) -> Environment:
 def view(s: Shown) -> dict[str, Any]:
     """All that one language's templates ask for: the evidence, words, ways to write a number, pictures, tables."""
     e, lang = s.evidence, s.lang
-    chosen, teacher = tables.of_role(e, "chosen"), tables.of_role(e, "teacher")
+    chosen, teacher = e.model_row("chosen"), e.model_row("teacher")
     return {
         "e": e,
         "lang": lang,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -28,11 +28,6 @@ STYLES = {
 }
 PLACE = ("engine_ms", "ratio_to_teacher", *LatencyParts.model_fields, "throughput_rps", "startup_s", "memory_mb",
          "size_mb", "energy_j", "machines", "cost_per_1000", "cost_per_1000_full_use")  # fmt: skip
-
-
-def of_role(e: Evidence, role: Literal["chosen", "teacher"]) -> ModelRow | None:
-    """The first model of a role."""
-    return next((row for row in e.models if row.role == role), None)
 
 
 def place_of(row: ModelRow | None, target: str) -> TargetRow | None:
@@ -142,7 +137,7 @@ def targets(e: Evidence, s: Shown) -> Iterator[dict[str, Any]]:
             if units:
                 rows.append((quantity_name(e, quantity, s.lang), style_of(units[0]), cells))
         first = next(place for _, place in columns if place is not None)
-        chosen = place_of(of_role(e, "chosen"), name)
+        chosen = place_of(e.model_row("chosen"), name)
         shapes = list(dict.fromkeys(row.shape for row in (chosen.tried if chosen else ())))
         yield {
             "name": s.quote(name, first, "target"),
