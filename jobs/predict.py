@@ -17,7 +17,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -209,9 +209,25 @@ def _answer(
             batch_size=MAX_ROWS if classifies else PROMPTS_A_SLOT * served.slots,
             batch_format="pyarrow",
             num_cpus=cpus,
-        ).write_parquet(work, filesystem=place.filesystem)
+        ).write_datasink(_ordered_parquet(place, work))
     finally:
         context.execution_options.preserve_order = ordered
+
+
+def _ordered_parquet(place: Storage, work: str) -> Any:
+    """A sink that writes one file a task, named in the order of the tasks. `write_parquet` writes the blocks of a task by
+    several threads, which may swap them.
+    """
+    import ray.data
+
+    class OrderedParquet(ray.data.Datasink):
+        def write(self, blocks: Iterable[Any], ctx: Any) -> None:
+            tables = [pa.table(block) for block in blocks if len(block)]
+            if tables:
+                whole = pa.concat_tables(tables, promote_options="default")
+                pq.write_table(whole, f"{work}/{ctx.task_idx:06}.parquet", filesystem=place.filesystem)
+
+    return OrderedParquet()
 
 
 def _pool(machine: Machine, threads: int) -> tuple[int, int]:
