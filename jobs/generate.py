@@ -38,7 +38,7 @@ from deshi.serve.engines.table import GENERATION_ENGINES
 from deshi.serve.kpi import Target
 from deshi.serve.serving import ANY_SHAPE, ServedTarget, Serving
 
-SCHEMES = ("q4_0", "q8_0", "f16", "fp32")  # from the coarsest
+SCHEMES = ("q4_0", "w4a16", "q8_0", "w8a8", "w8a16", "f16", "bf16", "fp32")  # from the coarsest
 REQUESTS = 64  # different ones, sent in random order
 
 

@@ -215,8 +215,9 @@ def _answer(
 
 
 def _ordered_parquet(place: Storage, work: str) -> Any:
-    """A sink that writes one file a task, named in the order of the tasks. `write_parquet` writes the blocks of a task by
-    several threads, which may swap them.
+    """A sink that writes one file a task, named in the order of the tasks.
+
+    `write_parquet` writes the blocks of a task by several threads, which may swap them.
     """
     import ray.data
 

@@ -1,6 +1,7 @@
 """What follows a matrix product: bias and activation, and before them, for a product in splits, the sum of the splits.
 
-    out[m, n] = act(sum_s partial[s, n, m] + bias[n])
+    out[m, n] = act(sum_s partial[s, n, m] + bias[n])                          float32 partial sums
+    out[m, n] = act(sum_s partial[s, n, m] scale[n] row_scale[m] + bias[n])    of quantized factors, int32 or float32
 
 Splits share the inner dimension among programs, so that few rows still keep every processor busy. Their partial sums
 are added in a fixed order: the same input gives the same bits, which atomic additions do not. Activations are computed
@@ -41,6 +42,8 @@ def activate(x: tl.tensor, ACT: tl.constexpr) -> tl.tensor:
 @jit
 def sum_splits_kernel(
     partial: tl.tensor,
+    scale: tl.tensor,
+    row_scale: tl.tensor,
     bias: tl.tensor,
     out: tl.tensor,
     M: tl.tensor,
@@ -50,26 +53,49 @@ def sum_splits_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    """One tile of the sum. `partial` is float32 [splits, N, M], as the products write it."""
+    """One tile of the sum. `partial` is [splits, N, M], as the products write it; integers are added as such."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (m < M)[:, None] & (n < N)[None, :]
-    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    total = tl.zeros([BLOCK_M, BLOCK_N], partial.dtype.element_ty)
     for split in range(splits):
         at = (split * N + n[None, :]) * M + m[:, None]
-        total += tl.load(partial + at, mask=inside, other=0.0)
+        total += tl.load(partial + at, mask=inside, other=0)
+    total = total.to(tl.float32)
+    if scale is not None:
+        total *= tl.load(scale + n, mask=n < N, other=0.0)[None, :]
+        total *= tl.load(row_scale + m, mask=m < M, other=0.0)[:, None]
     if bias is not None:
         total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
     at = m.to(tl.int64)[:, None] * N + n[None, :]
     tl.store(out + at, activate(total, ACT).to(out.dtype.element_ty), mask=inside)
 
 
-def sum_splits(partial: Tensor, bias: Tensor | None, activation: str, out: Tensor) -> None:
-    """Launches the sum of partial [splits, N, M] into out [M, N]."""
+def sum_splits(
+    partial: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    out: Tensor,
+    *,
+    scale: Tensor | None = None,
+    row_scale: Tensor | None = None,
+) -> None:
+    """Launches the sum of partial [splits, N, M] into out [M, N]; scale [N] and row_scale [M] come together."""
     splits, columns, rows = partial.shape
     grid = (triton.cdiv(rows, ROWS), triton.cdiv(columns, COLUMNS))
     sum_splits_kernel[grid](
-        partial, bias, out, rows, columns, splits, ACT=activation, BLOCK_M=ROWS, BLOCK_N=COLUMNS, num_warps=4
+        partial,
+        scale,
+        row_scale,
+        bias,
+        out,
+        rows,
+        columns,
+        splits,
+        ACT=activation,
+        BLOCK_M=ROWS,
+        BLOCK_N=COLUMNS,
+        num_warps=4,
     )
 
 

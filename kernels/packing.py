@@ -18,7 +18,8 @@ a tile is one stretch of memory; (4) no group of 32, 64 or 128 columns is split 
 last block are 0. The kernels' 8-bit layout is a plain row of bytes, filled up with 0 to a multiple of 16 for whole
 128-bit loads: [out, 16 ceil(in / 16)].
 
-All four are exact for every shape. Scales and zero points are read across rows, so the kernels' lie [groups, out].
+All four are exact for every shape; words are little-endian, as every machine's that runs this. Scales and zero points
+are read across rows, so the kernels' lie [groups, out].
 """
 
 from __future__ import annotations
@@ -38,12 +39,10 @@ def pack(values: Tensor, bits: int) -> Tensor:
     Raises:
         ValueError: if the values are no int8 matrix, or outside the range of the bits.
     """
-    _check(values, bits)
-    each = 32 // bits
-    unsigned = values.to(torch.int64) + (1 << (bits - 1))
-    unsigned = functional.pad(unsigned, (0, -values.shape[1] % each)).reshape(len(values), -1, each)
-    shifts = torch.arange(0, 32, bits, device=values.device)
-    return _int32((unsigned << shifts).sum(dim=2))
+    unsigned = _filled(_unsigned(values, bits), 32 // bits)
+    if bits == 4:
+        unsigned = unsigned[:, 0::2] | unsigned[:, 1::2] << 4
+    return _words(unsigned).reshape(len(values), -1)
 
 
 def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
@@ -52,15 +51,16 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     Raises:
         ValueError: if the words are not as many as the columns need.
     """
-    each = 32 // bits
-    if packed.dtype != torch.int32 or packed.ndim != 2 or packed.shape[1] != -(-columns // each):
+    words = -(-columns // (32 // bits))
+    if packed.dtype != torch.int32 or packed.ndim != 2 or packed.shape[1] != words:
         raise ValueError(
             f"packed weight is {packed.dtype} {list(packed.shape)}; {columns} columns of {bits} bits lie in int32 "
-            f"[rows, {-(-columns // each)}]: read weight_shape beside it"
+            f"[rows, {words}]: read weight_shape beside it"
         )
-    shifts = torch.arange(0, 32, bits, device=packed.device)
-    unsigned = (packed.to(torch.int64)[..., None] >> shifts) & ((1 << bits) - 1)
-    return (unsigned - (1 << (bits - 1))).to(torch.int8).reshape(len(packed), -1)[:, :columns].contiguous()
+    unsigned = packed.flatten().view(torch.uint8).reshape(len(packed), -1)
+    if bits == 4:
+        unsigned = torch.stack((unsigned & 15, unsigned >> 4), dim=2).reshape(len(packed), -1)
+    return _signed(unsigned[:, :columns], bits)
 
 
 def interleave(values: Tensor) -> Tensor:
@@ -69,18 +69,16 @@ def interleave(values: Tensor) -> Tensor:
     Raises:
         ValueError: if the values are no int8 matrix, or outside the range of 4 bits.
     """
-    _check(values, 4)
-    unsigned = functional.pad(values.to(torch.int64) + 8, (0, -values.shape[1] % BLOCK))
-    nibbles = unsigned.reshape(len(values), -1, BLOCK // WORDS, WORDS)
-    shifts = torch.arange(0, 32, 4, device=values.device)[:, None]
-    return _int32((nibbles << shifts).sum(dim=2)).transpose(0, 1).contiguous()
+    nibbles = _filled(_unsigned(values, 4), BLOCK).reshape(len(values), -1, BLOCK // WORDS, WORDS)
+    in_bytes = nibbles[:, :, 0::2] | nibbles[:, :, 1::2] << 4  # [out, blocks, byte of a word, word]
+    return _words(in_bytes.permute(1, 0, 3, 2)).reshape(-1, len(values), WORDS)
 
 
 def deinterleave(words: Tensor, columns: int) -> Tensor:
     """The inverse of `interleave`: int8 [out, columns]."""
-    shifts = torch.arange(0, 32, 4, device=words.device)[:, None]
-    nibbles = (words.transpose(0, 1).to(torch.int64)[:, :, None] >> shifts) & 0xF
-    return (nibbles - 8).to(torch.int8).reshape(words.shape[1], -1)[:, :columns].contiguous()
+    in_bytes = words[..., None].view(torch.uint8).permute(1, 0, 3, 2)  # [out, blocks, byte of a word, word]
+    nibbles = torch.stack((in_bytes & 15, in_bytes >> 4), dim=3).reshape(words.shape[1], -1)
+    return _signed(nibbles[:, :columns], 4)
 
 
 def fill_rows(values: Tensor) -> Tensor:
@@ -88,11 +86,21 @@ def fill_rows(values: Tensor) -> Tensor:
     return functional.pad(values, (0, -values.shape[1] % BYTES)).contiguous()
 
 
-def _int32(words: Tensor) -> Tensor:
-    return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
+def _filled(unsigned: Tensor, multiple: int) -> Tensor:
+    return functional.pad(unsigned, (0, -unsigned.shape[1] % multiple))
 
 
-def _check(values: Tensor, bits: int) -> None:
+def _words(in_bytes: Tensor) -> Tensor:
+    return in_bytes.flatten().view(torch.int32)
+
+
+def _signed(unsigned: Tensor, bits: int) -> Tensor:
+    """uint8 u to int8 q = u - 2^(b-1); of 8 bits that is the other value of the highest one."""
+    return ((unsigned ^ 128) if bits == 8 else unsigned - 8).view(torch.int8).contiguous()
+
+
+def _unsigned(values: Tensor, bits: int) -> Tensor:
+    """int8 q to uint8 u = q + 2^(b-1)."""
     if values.dtype != torch.int8 or values.ndim != 2:
         raise ValueError(f"values are {values.dtype} {list(values.shape)}; give an int8 matrix [rows, columns]")
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
@@ -100,3 +108,5 @@ def _check(values: Tensor, bits: int) -> None:
         raise ValueError(
             f"values lie in {int(values.min())}..{int(values.max())}; {bits} bits hold {low}..{high}: clamp them first"
         )
+    as_bytes = values.view(torch.uint8)
+    return as_bytes ^ 128 if bits == 8 else as_bytes + 8

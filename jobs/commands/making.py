@@ -1,4 +1,4 @@
-"""Commands that make something of a recipe: `init`, `plan`, `poc`, `judge`, `import-gguf`."""
+"""Commands that make something of a recipe or a model: `init`, `plan`, `poc`, `judge`, `import-gguf`, `quantize`."""
 
 from __future__ import annotations
 
@@ -186,4 +186,19 @@ def import_gguf(
         from deshi.jobs.import_gguf import import_gguf as read
 
         read(source, out)
+        typer.echo(str(out))
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="model folder, or an id on a hub")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    scheme: Annotated[Literal["w4a16", "w8a16", "w8a8"], typer.Option(help="bits of weights and of activations")],
+) -> None:
+    """Round a model's weights to integers: a folder that transformers, vLLM and our kernels load."""
+    quiet()
+    with refusals():
+        from deshi.jobs.exporters.integers import quantize_folder
+
+        quantize_folder(model, out, scheme=scheme)
         typer.echo(str(out))

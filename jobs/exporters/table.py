@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from deshi.jobs.exporters import gguf
+from deshi.jobs.exporters.integers import export_integers
 from deshi.jobs.exporters.onnx import export_onnx
 from deshi.jobs.exporters.openvino import export_openvino
 from deshi.jobs.exporters.torch_eager import export_note
+from deshi.serve.engines import triton_model
 from deshi.serve.engines.engine import EngineKind, build_id, engine_of
 from deshi.serve.engines.generation import GenerationKind
 from deshi.serve.engines.static import HEAD_FILE
@@ -48,12 +50,24 @@ def _gguf(
     gguf.export(model_folder, out_folder, scheme=scheme)
 
 
+def _integers(
+    model_folder: Path, out_folder: Path, calibration: Sequence[str], max_length: int, *, scheme: str
+) -> None:
+    export_integers(model_folder, out_folder, scheme=scheme)
+
+
 EXPORTERS: dict[str, Exporter] = {
     build_id("onnxruntime", "fp32"): partial(_onnx, scheme="fp32"),
     build_id("onnxruntime", "w8a8"): partial(_onnx, scheme="w8a8"),
     build_id("openvino", "fp32"): partial(_openvino, scheme="fp32"),
     build_id("openvino", "w8a8"): partial(_openvino, scheme="w8a8"),
     build_id("openvino", "w8a16"): partial(_openvino, scheme="w8a16"),
+    **{
+        build_id(engine, scheme): partial(_integers, scheme=scheme)
+        for engine in ("triton", "vllm")  # the same files
+        for scheme in triton_model.SCHEMES
+    },
+    build_id("vllm", "bf16"): _note,
     build_id("torch_eager", "fp32"): _note,
     build_id("static", "fp32"): _note,
     build_id("torch_generate", "fp32"): _note,

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deshi.serve.engines import llamacpp, onnxruntime, openvino, static, torch_eager, torch_generate
+from deshi.serve.engines import (
+    llamacpp,
+    onnxruntime,
+    openvino,
+    static,
+    torch_eager,
+    torch_generate,
+    triton,
+    triton_generate,
+    vllm,
+)
 from deshi.serve.engines.engine import EngineKind
 from deshi.serve.engines.generation import GenerationKind
 
 ENGINES: dict[str, EngineKind] = {
-    kind.name: kind for kind in (onnxruntime.KIND, openvino.KIND, torch_eager.KIND, static.KIND)
+    kind.name: kind for kind in (onnxruntime.KIND, openvino.KIND, triton.KIND, torch_eager.KIND, static.KIND)
 }
-GENERATION_ENGINES: dict[str, GenerationKind] = {kind.name: kind for kind in (llamacpp.KIND, torch_generate.KIND)}
+GENERATION_ENGINES: dict[str, GenerationKind] = {
+    kind.name: kind for kind in (llamacpp.KIND, triton_generate.KIND, vllm.KIND, torch_generate.KIND)
+}
 
 
 def engine(name: str) -> EngineKind:
@@ -38,6 +50,6 @@ def generation_engine(name: str) -> GenerationKind:
 
 def platforms() -> Iterator[tuple[str, tuple[str, ...], str | None]]:
     """(engine, its schemes, None or why this machine cannot run it), row by row."""
-    kinds: list[EngineKind | GenerationKind] = [*ENGINES.values(), *GENERATION_ENGINES.values()]
-    for kind in kinds:
+    kinds: dict[str, EngineKind | GenerationKind] = {**GENERATION_ENGINES, **ENGINES}  # `triton` does both tasks
+    for kind in kinds.values():
         yield kind.name, kind.schemes, kind.missing()

@@ -17,6 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from deshi.serve.engines.generation import Candidate, FinishReason, GenerationParams, Slots, Step, TokenLogprob
@@ -70,15 +71,23 @@ class TorchGenerateEngine:
         context_length: int,
         max_queued: int,
         eos: frozenset[int],
+        cache: Callable[..., Any] | None = None,
+        step: Callable[[Any, Any], Callable[[Any, Any], Any]] | None = None,
     ) -> None:
+        """Allocates the cache and starts the loop.
+
+        `cache` makes the cache, of the arguments of `SlotCache`, which it is by default. `step(model, cache)`, such as
+        `DecodeGraphs`, makes what gives the logits [n, 1, vocabulary] of ids and positions [n, 1] in the rows [0, n).
+        """
         from deshi.serve.engines.slot_cache import SlotCache
 
         self.context_length = context_length
         self._model, self._tokenizer, self._eos = model, tokenizer, eos
         self._slots = Slots(slots, max_queued)
-        self._cache = SlotCache(
+        self._cache = (cache or SlotCache)(
             model.config, slots=slots, context_length=context_length, dtype=model.dtype, device=model.device
         )
+        self._step = step(model, self._cache) if step is not None else partial(self._forward, 0)
         self._joining: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._running: list[_Request] = []
         self._loop = threading.Thread(target=self._run, args=(threads,), name="engine", daemon=True)
@@ -187,7 +196,7 @@ class TorchGenerateEngine:
 
         running = self._running[:rows]
         ids = torch.tensor([request.ids for request in running])
-        logits = self._forward(0, ids, torch.tensor([[request.length] for request in running]))[:, -1].float().cpu()
+        logits = self._step(ids, torch.tensor([[request.length] for request in running]))[:, -1].float().cpu()
         done = set()
         for request, row in zip(running, logits, strict=True):
             request.length += 1

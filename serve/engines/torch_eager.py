@@ -16,7 +16,7 @@ from deshi.serve.serving import MODEL_FOLDER
 
 
 class TorchEngine:
-    """A transformers classifier in fp32."""
+    """A transformers classifier in fp32, on the GPU where there is one."""
 
     def __init__(self, model: Any, threads: int) -> None:
         self._model = model
@@ -29,12 +29,13 @@ class TorchEngine:
         # The setting is the process's: another engine may have moved it.
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
+        device = self._model.device
         with torch.inference_mode():
             output = self._model(
-                input_ids=torch.from_numpy(batch.input_ids),
-                attention_mask=torch.from_numpy(batch.attention_mask),
+                input_ids=torch.from_numpy(batch.input_ids).to(device),
+                attention_mask=torch.from_numpy(batch.attention_mask).to(device),
             )
-        return cast(NDArray[np.float32], output.logits.numpy())
+        return cast(NDArray[np.float32], output.logits.float().cpu().numpy())
 
 
 def load(folder: Path, *, threads: int) -> TorchEngine:
@@ -49,7 +50,7 @@ def load(folder: Path, *, threads: int) -> TorchEngine:
         trust_remote_code=False,
         use_safetensors=True,
     )
-    return TorchEngine(model.eval(), threads)
+    return TorchEngine(model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), threads)
 
 
 def missing() -> str | None:

@@ -136,8 +136,9 @@ def write_parrot(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def parrot(tmp_path_factory) -> Path:
-    """A candidate that writes: llama.cpp with eight slots and with one, and PyTorch. Read-only."""
+    """A candidate that writes: llama.cpp with eight slots and with one, PyTorch, and our kernels. Read-only."""
     from deshi.jobs.exporters.gguf import export
+    from deshi.jobs.exporters.integers import export_integers
 
     folder = tmp_path_factory.mktemp("parrot") / "candidate"
     write_parrot(folder)
@@ -145,7 +146,9 @@ def parrot(tmp_path_factory) -> Path:
         (folder / "engines" / build).mkdir(parents=True)
     export(folder / "model", folder / "engines" / "llamacpp-f16", scheme="f16")
     (folder / "engines" / "torch_generate-fp32" / "build.json").write_text("{}")
+    export_integers(folder / "model", folder / "engines" / "triton-w8a16", scheme="w8a16")
     targets = {
+        "triton": ServedTarget(threads=1, slots=2, builds={ANY_SHAPE: "triton-w8a16"}),
         "eight": ServedTarget(threads=1, slots=8, builds={ANY_SHAPE: "llamacpp-f16"}),
         "one": ServedTarget(threads=1, slots=1, builds={ANY_SHAPE: "llamacpp-f16"}),
         "torch": ServedTarget(threads=1, slots=2, builds={ANY_SHAPE: "torch_generate-fp32"}),

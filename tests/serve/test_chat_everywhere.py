@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ SAYS = "Hey 😀ü!"
 ASKED = {"model": "parrot", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
 WAYS = {
     "process torch": ("process", "torch"),
+    "process triton": ("process", "triton"),
     "ray llamacpp": ("run", "one"),
     "ray torch": ("run", "torch"),
 }
@@ -44,14 +46,15 @@ def way(request, parrot):
     module, target = WAYS[request.param]
     port = free_port()
     command = [sys.executable, "-m", f"deshi.serve.{module}", str(parrot), "--target", target, "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    env = os.environ | {"DESHI_REFERENCE_KERNELS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
     try:
         printed = process.stdout.readline()
         with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=60) as client:
             yield Way(
                 client=client,
-                slots=2 if target == "torch" else 1,
-                whole_logprobs=target == "torch",
+                slots=1 if target == "one" else 2,
+                whole_logprobs=target != "one",
                 process=process,
                 printed=printed,
             )

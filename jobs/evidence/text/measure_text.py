@@ -34,12 +34,18 @@ ONE_REQUEST = {ANY_SHAPE: (128, 32)}  # tokens of the prompt, tokens of the answ
 
 
 def weights_of(folder: Path, build: str) -> Any:
-    """The PyTorch model of a served folder's build, fp32, with the weights as the build rounds them."""
+    """The PyTorch model of a served folder's build, with the weights as the build rounds them."""
     from deshi.jobs.exporters.gguf_weights import dequantized
     from deshi.jobs.stages.prune_lm import load_language_model
 
     if engine_of(build) == "llamacpp":
         return placed(dequantized(folder / MODEL_FOLDER, folder / ENGINES_FOLDER / build / MODEL_FILE))
+    if (folder / ENGINES_FOLDER / build / "config.json").is_file():  # integers, by whichever engine they are run
+        from transformers import AutoModelForCausalLM
+
+        from deshi.serve.engines.triton_model import open_model
+
+        return open_model(folder / ENGINES_FOLDER / build, AutoModelForCausalLM)  # rounds activations as it serves
     return placed(load_language_model(folder / MODEL_FOLDER))
 
 

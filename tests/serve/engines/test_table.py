@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 
 from deshi.serve.classifier import Classifier
 from deshi.serve.engines.engine import EngineKind, build_id, engine_of
@@ -30,6 +32,10 @@ def test_an_engine_from_outside_joins_by_a_row(monkeypatch, tiny):
 
 def test_every_engine_of_the_house_runs_here():
     rows = {name: (schemes, why) for name, schemes, why in platforms()}
+    for name in ("triton", "vllm"):  # of a CUDA device
+        schemes, why = rows.pop(name)
+        assert {"w4a16", "w8a16", "w8a8"} <= set(schemes)
+        assert (why is None) == (torch.cuda.is_available() and find_spec(name) is not None)
     assert rows == {
         "onnxruntime": (("fp32", "w8a8"), None),
         "openvino": (("fp32", "w8a8", "w8a16"), None),
@@ -44,7 +50,8 @@ def test_every_engine_of_the_house_runs_here():
 
 def test_an_absent_runtime_is_refused_in_one_sentence(monkeypatch, tmp_path):
     for name, kind in ENGINES.items():
-        monkeypatch.setattr(f"deshi.serve.engines.{name}.find_spec", lambda package: None)
+        module = "triton_model" if name == "triton" else name
+        monkeypatch.setattr(f"deshi.serve.engines.{module}.find_spec", lambda package: None)
         assert "is not installed; pip install" in str(kind.missing())
         with pytest.raises(ValueError, match=f"engine '{name}' cannot run here: .* is not installed"):
             dataclasses.replace(kind).open(tmp_path, threads=1)
