@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: venv poc poc-chat test check format bench bench-chat bench-evidence bench-losses whole clean
+.PHONY: venv poc poc-chat test check format bench bench-chat bench-evidence bench-losses kernels-report whole clean
 
 venv: $(STAMP)
 
@@ -54,6 +54,9 @@ bench-evidence: venv
 bench-losses: venv
 	$(PIP) install --constraint constraints.txt --no-deps liger-kernel
 	$(BIN)/python -m deshi.jobs.evidence.benches.bench_losses
+
+kernels-report: venv
+	$(BIN)/python -m deshi.kernels.proof.compiled
 
 whole: venv
 	$(BIN)/python -m pytest tests -m whole

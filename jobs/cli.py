@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from deshi.jobs.commands import answering, making, review, telling
+from deshi.jobs.commands import answering, kernels, making, review, telling
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Deshi makes a large model small enough to run where it is needed, with the evidence, and serves it.",
 )
-for commands in (making, answering, telling):
+for commands in (making, answering, telling, kernels):
     app.add_typer(commands.app)
 app.add_typer(review.app, name="review")
 

@@ -42,7 +42,7 @@ def precision_of(recipe: Recipe) -> str:
 
 def table(recipe: Recipe, what: str, network: Network, *, batch_size: int, teacher: Network | None) -> Table:
     """A training run's memory. Rows are as long as they may be, and every token of text a target."""
-    from deshi.jobs.stages.through_head import CHUNK
+    from deshi.kernels.through_head import CHUNK
 
     train, gpu = recipe.resources.train, recipe.resources.train.use_gpu is True
     settings = zero_settings(recipe, batch_size)

@@ -22,7 +22,11 @@ _TRAINING = (
     "stages/sequence_batches.py",
     "stages/sequence_losses.py",
     "stages/topk_loss.py",
-    "stages/through_head.py",
+    "../kernels/through_head.py",
+    "../kernels/kd_loss.py",
+    "../kernels/div*.py",
+    "../kernels/online_softmax.py",
+    "../kernels/topk_gradient.py",
     "stages/plain_head.py",
 )
 _READING = ("data/render.py", "data/packing.py", "data/sequences.py", "stages/sequence_answers.py")

@@ -91,13 +91,17 @@ def beside(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 
 @jit
 def in_groups(u: tl.tensor, WIDTH: tl.constexpr) -> tl.tensor:
-    """Eight times [rows, 16] as tiles [rows, WIDTH], which are 32, 64 or 128 neighbouring columns."""
+    """Eight times [rows, 16] as tiles [rows, WIDTH], which are 32, 64 or 128 neighbouring columns.
+
+    The branches return tuples of different shapes, so each must exclude the others for the compiler.
+    """
     first, second, third, fourth = beside(u[0], u[1]), beside(u[2], u[3]), beside(u[4], u[5]), beside(u[6], u[7])
     if WIDTH == 32:
         return (first, second, third, fourth)
-    if WIDTH == 64:
+    elif WIDTH == 64:
         return (beside(first, second), beside(third, fourth))
-    return (beside(beside(first, second), beside(third, fourth)),)
+    else:
+        return (beside(beside(first, second), beside(third, fourth)),)
 
 
 @jit

@@ -29,9 +29,9 @@ from deshi.jobs.stages.prune import copy_tokenizer
 from deshi.jobs.stages.prune_lm import GENERATION_CONFIG
 from deshi.jobs.stages.sequence_batches import SequenceBatches
 from deshi.jobs.stages.sequence_losses import online_loss
-from deshi.jobs.stages.through_head import sequence_cross_entropy
 from deshi.jobs.stages.topk_loss import topk_loss
 from deshi.jobs.storage import Storage
+from deshi.kernels.through_head import sequence_cross_entropy
 
 if TYPE_CHECKING:
     from deshi.jobs.stages.train import TrainJob

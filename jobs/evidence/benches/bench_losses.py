@@ -159,7 +159,7 @@ def plain_ce(given: dict[str, Tensor]) -> Tensor:
 
 def our_ce(given: dict[str, Tensor]) -> Tensor:
     """deshi, cross-entropy alone."""
-    from deshi.jobs.stages.through_head import sequence_cross_entropy
+    from deshi.kernels.through_head import sequence_cross_entropy
 
     return sequence_cross_entropy(given["hidden"], given["head"], given["labels"])
 

@@ -101,7 +101,7 @@ def _mixed(hidden: Tensor, head: Tensor, labels: Tensor, answers: tuple[Tensor, 
 
 
 def _text(hidden: Tensor, head: Tensor, labels: Tensor, _: Any) -> Tensor:
-    from deshi.jobs.stages.through_head import sequence_cross_entropy
+    from deshi.kernels.through_head import sequence_cross_entropy
 
     return sequence_cross_entropy(hidden, head, labels)
 

@@ -211,7 +211,7 @@ def _scored(states: Tensor, head: Head, sequences: Sequences, against: Against |
     """Sends the states past the head, a chunk at a time, and its log-softmax past `against`, a block at a time."""
     import torch
 
-    from deshi.jobs.stages.through_head import blocks
+    from deshi.kernels.through_head import blocks
 
     told = [ids[mask] for ids, mask in zip(sequences.input_ids, sequences.loss_mask, strict=True)]
     labels = torch.from_numpy(np.concatenate([np.zeros(0, np.int32), *told]).astype(np.int64)).to(states.device)
@@ -260,7 +260,7 @@ def _whole_vocabulary(states: Tensor, head: Head) -> Against:
 def _top_and_bucket(answers: SequenceAnswers) -> Against:
     import torch
 
-    from deshi.jobs.stages.topk_loss import NO_MASS
+    from deshi.kernels.topk_gradient import NO_MASS
 
     ids, log_probs, tail = (torch.from_numpy(told) for told in answers.of(answers.rows))
     has_tail = ids.shape[1] < answers.vocabulary

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deshi.jobs.stages import through_head
 from deshi.jobs.stages.sequence_losses import online_loss
-from deshi.jobs.stages.through_head import sequence_cross_entropy
 from deshi.jobs.stages.topk_loss import topk_loss
+from deshi.kernels import through_head
+from deshi.kernels.through_head import sequence_cross_entropy
 
 N, V, D, DT, K = 23, 41, 6, 9, 5
 KINDS = ("online", "cached", "cross-entropy")

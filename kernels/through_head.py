@@ -28,6 +28,9 @@ from torch.nn import functional
 # ten rows of it, which lie in the cache. A GPU wants few large launches; its sizes are chosen, not measured.
 CHUNK = {"cpu": 2**24, "cuda": 2**26}
 BLOCK = {"cpu": 2**19, "cuda": 2**24}
+# On a GPU each token's logits begin at a multiple of 16 numbers, whatever the vocabulary: matrix products need that for
+# the tensor cores, and the judges for 128-bit loads.
+ALIGNED = {"cpu": 1, "cuda": 16}
 
 
 class Mixed(NamedTuple):
@@ -75,7 +78,7 @@ class _ThroughHead(torch.autograd.Function):
         rows, n = head[:size], len(hidden)
         most = chunk_tokens(hidden.device, size)
         step = math.ceil(n / max(1, math.ceil(n / most)))  # even chunks: a last one of few tokens costs as much
-        buffer = hidden.new_empty(step, size)
+        buffer = room(hidden, step, size)
         grad_hidden = torch.empty_like(hidden) if for_hidden else None
         grad_head = torch.zeros_like(head, dtype=dtype) if for_head else None
         sums = torch.zeros(2, dtype=dtype, device=hidden.device)
@@ -130,6 +133,12 @@ def chunk_tokens(device: torch.device, size: int) -> int:
     return max(1, CHUNK.get(device.type, CHUNK["cuda"]) // size)
 
 
+def room(like: Tensor, tokens: int, size: int) -> Tensor:
+    """Memory for logits [tokens, size], in the type and on the device of `like`."""
+    multiple = ALIGNED.get(like.device.type, ALIGNED["cuda"])
+    return like.new_empty(tokens, -(-size // multiple) * multiple)[:, :size]
+
+
 def blocks(logits: Tensor) -> Iterator[slice]:
     """The rows of logits [c, v], a block at a time."""
     step = max(1, BLOCK.get(logits.device.type, BLOCK["cuda"]) // logits.shape[1])
@@ -138,17 +147,17 @@ def blocks(logits: Tensor) -> Iterator[slice]:
 
 def check(hidden: Tensor, head: Tensor, labels: Tensor | None, ce_weight: float) -> None:
     """Refuses shapes, types and weights that do not belong together."""
-    _require(
+    require(
         hidden.ndim == 2 and head.ndim == 2 and hidden.shape[1] == head.shape[1],
         f"hidden states {tuple(hidden.shape)} and head {tuple(head.shape)} must be [tokens, width] and "
         "[vocabulary, width] of one width; select the target tokens first",
     )
-    _require(hidden.dtype == head.dtype, f"hidden states in {hidden.dtype} do not fit a head in {head.dtype}; cast one")
-    _require(
+    require(hidden.dtype == head.dtype, f"hidden states in {hidden.dtype} do not fit a head in {head.dtype}; cast one")
+    require(
         labels is None or labels.shape == hidden.shape[:1],
         f"labels {tuple(labels.shape) if labels is not None else ()} must be one for each of {len(hidden)} tokens",
     )
-    _require(
+    require(
         labels is not None or ce_weight == 0,
         f"ce_weight {ce_weight} needs labels; give them, or take ce_weight 0",
     )
@@ -159,6 +168,7 @@ def at_least_float32(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _require(holds: bool, otherwise: str) -> None:
+def require(holds: bool, otherwise: str) -> None:
+    """Raises ValueError(otherwise) unless it holds."""
     if not holds:
         raise ValueError(otherwise)
