@@ -40,6 +40,20 @@ _CUTTING = (
     "stages/prune_lm.py",
     "stages/prune_schedule.py",
 )
+_INTEGERS = tuple(
+    f"../kernels/{name}.py" for name in ("int8", "round_to_nearest", "packing", "compressed_tensors", "refusal")
+)
+# What the engine `triton` computes with, and how fast.
+_KERNELS = (
+    *_INTEGERS,
+    "../kernels/quantized_*.py",
+    "../kernels/w*.py",
+    "../kernels/norm_quantize.py",
+    "../kernels/kv_*.py",
+    "../kernels/epilogue.py",
+    "../kernels/tuning.py",
+    "../kernels/tuned/*.json",
+)
 # Stage -> globs in `jobs`, and in `kernels` where integers are made, in `serve` where what serves is measured.
 CODE: dict[str, tuple[str, ...]] = {
     "splits": ("data/*.py",),
@@ -54,14 +68,15 @@ CODE: dict[str, tuple[str, ...]] = {
     "recover": (*_TRAINING, *_READING),
     "rounded": ("stages/quantize.py", "../kernels/int8.py"),
     "static": ("stages/static.py", "stages/vocabulary.py", "stages/chain.py"),
-    "served": ("exporters/*.py", "stages/builds.py"),
-    "latency": ("exporters/*.py", "evidence/felt/latency.py", "../serve/engines/*.py"),
-    "decode": ("exporters/*.py", "evidence/felt/decode_speed.py", "../serve/engines/*.py"),
+    "served": ("exporters/*.py", "stages/builds.py", "stages/quantize.py", *_INTEGERS),
+    "latency": ("exporters/*.py", "evidence/felt/latency.py", "../serve/engines/*.py", *_KERNELS),
+    "decode": ("exporters/*.py", "evidence/felt/decode_speed.py", "../serve/engines/*.py", *_KERNELS),
     "judged": (
         "generate.py",
         "evidence/text/asked_text.py",
         "evidence/text/text_scores.py",
         "exporters/gguf*.py",
+        *_KERNELS,
         *_READING,
     ),
     "asked": (
@@ -71,6 +86,7 @@ CODE: dict[str, tuple[str, ...]] = {
         "evidence/text/written_answers.py",
         "exporters/gguf*.py",
         "../serve/engines/*.py",
+        *_KERNELS,
         *_READING,
     ),
     "explained": ("evidence/risk/explanations.py", "evidence/risk/words.py"),

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from deshi.kernels.divergences import at_its_edge, check_settings, log_softmax, row_divergence, terms
 from deshi.kernels.online_softmax import LOWEST, SIZES, exp, get, label_of, numbers, observe, put, settle, takes
-from deshi.kernels.through_head import at_least_float32, blocks, require
+from deshi.kernels.refusal import require
+from deshi.kernels.through_head import at_least_float32, blocks
 from deshi.kernels.triton_or_none import jit, tl
 from deshi.kernels.tuning import Config
 

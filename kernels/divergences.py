@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deshi.kernels.online_softmax import exp, log
-from deshi.kernels.through_head import require
+from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import jit, tl
 
 KINDS = ("forward_kl", "reverse_kl", "jsd", "skew_kl")

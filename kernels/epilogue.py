@@ -40,6 +40,31 @@ def activate(x: tl.tensor, ACT: tl.constexpr) -> tl.tensor:
 
 
 @jit
+def store_tile(
+    acc: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    n: tl.tensor,
+    m: tl.tensor,
+    split: tl.tensor,
+    N: tl.tensor,
+    M: tl.tensor,
+    ACT: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> None:
+    """Stores a tile [n, m]: act(acc + bias) in out [M, N], or a split's share as it is in out [splits, N, M]."""
+    inside = (n < N)[:, None] & (m < M)[None, :]
+    if WHOLE:
+        if bias is not None:
+            acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
+        at = m[None, :].to(tl.int64) * N + n[:, None]
+        tl.store(out + at, activate(acc, ACT).to(out.dtype.element_ty), mask=inside)
+    else:
+        at = (split * N + n[:, None]) * M + m[None, :]
+        tl.store(out + at, acc, mask=inside)
+
+
+@jit
 def sum_splits_kernel(
     partial: tl.tensor,
     scale: tl.tensor,

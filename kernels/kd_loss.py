@@ -21,7 +21,8 @@ from torch import Tensor
 
 from deshi.kernels.divergence_gradient import divergence_gradient_
 from deshi.kernels.divergences import check_settings
-from deshi.kernels.through_head import Mixed, check, chunk_tokens, require, room, through_head
+from deshi.kernels.refusal import require
+from deshi.kernels.through_head import Mixed, check, chunk_tokens, room, through_head
 from deshi.kernels.topk_gradient import check_answers, topk_gradient_
 
 

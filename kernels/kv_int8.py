@@ -33,7 +33,8 @@ from torch import Tensor
 
 from deshi.kernels import kv_decode, kv_write, tuning
 from deshi.kernels.int8 import INT8_MAX
-from deshi.kernels.weight_only import DTYPES, require
+from deshi.kernels.refusal import require
+from deshi.kernels.weight_only import DTYPES
 
 LEAST, MOST = 16, 256  # numbers of a head
 MOST_SHARING = 128  # query heads of a key-value head

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from deshi.kernels.packing import BYTES
+from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import INTERPRETED, jit, tl, triton
-from deshi.kernels.weight_only import require
 
 LARGEST = {"int8": 127.0, "float8_e4m3fn": 448.0}
 FORMATS = {"int8": torch.int8, "float8_e4m3fn": torch.float8_e4m3fn}

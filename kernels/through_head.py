@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from deshi.kernels.refusal import require
+
 # Numbers in a chunk and in a block: on a CPU 341 tokens of v = 49,152, enough for matrix products at full speed, and
 # ten rows of it, which lie in the cache. A GPU wants few large launches; its sizes are chosen, not measured.
 CHUNK = {"cpu": 2**24, "cuda": 2**26}
@@ -166,9 +168,3 @@ def check(hidden: Tensor, head: Tensor, labels: Tensor | None, ce_weight: float)
 def at_least_float32(tensor: Tensor) -> torch.dtype:
     """The type of sums and softmaxes."""
     return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def require(holds: bool, otherwise: str) -> None:
-    """Raises ValueError(otherwise) unless it holds."""
-    if not holds:
-        raise ValueError(otherwise)

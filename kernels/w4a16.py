@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from deshi.kernels import tuning
-from deshi.kernels.epilogue import activate, finish
+from deshi.kernels.epilogue import finish, store_tile
 from deshi.kernels.packing import BLOCK, WORDS, deinterleave
+from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import INTERPRETED, dot, exact, jit, tl, triton
-from deshi.kernels.weight_only import check, launch, reference, require
+from deshi.kernels.weight_only import check, launch, reference
 
 # Two words to eight registers, each a pair of 16-bit floats: nibble j of both. prmt gathers the low and the high halves
 # of the words; lop3 0xEA is (a & b) | c, which leaves one nibble of each half and sets the exponent.
@@ -163,15 +164,7 @@ def w4a16_kernel(
                 acc = dot(tiles[tile] - shift[:, None], x_t, acc)
     if GROUP == 0:
         acc *= tl.load(scale + n, mask=n < N, other=0.0)[:, None]
-    inside = (n < N)[:, None] & (m < M)[None, :]
-    if WHOLE:
-        if bias is not None:
-            acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
-        at = m[None, :].to(tl.int64) * N + n[:, None]
-        tl.store(out + at, activate(acc, ACT).to(out.dtype.element_ty), mask=inside)
-    else:
-        at = (split * N + n[:, None]) * M + m[None, :]
-        tl.store(out + at, acc, mask=inside)
+    store_tile(acc, bias, out, n, m, split, N, M, ACT, WHOLE)
 
 
 @jit

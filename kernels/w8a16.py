@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from deshi.kernels import tuning
-from deshi.kernels.epilogue import activate, finish
+from deshi.kernels.epilogue import finish, store_tile
 from deshi.kernels.packing import BYTES
+from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import INTERPRETED, dot, exact, jit, tl, triton
-from deshi.kernels.weight_only import check, launch, reference, require
+from deshi.kernels.weight_only import check, launch, reference
 
 # Four bytes to two registers, each a pair of 16-bit floats. prmt puts the upper byte of the exponent above each.
 BYTES_TO_FLOATS = {
@@ -121,15 +122,7 @@ def w8a16_kernel(
             acc = dot(q, x_t, acc)
     if GROUP == 0:
         acc *= s[:, None]
-    inside = (n < N)[:, None] & (m < M)[None, :]
-    if WHOLE:
-        if bias is not None:
-            acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
-        at = m[None, :].to(tl.int64) * N + n[:, None]
-        tl.store(out + at, activate(acc, ACT).to(out.dtype.element_ty), mask=inside)
-    else:
-        at = (split * N + n[:, None]) * M + m[None, :]
-        tl.store(out + at, acc, mask=inside)
+    store_tile(acc, bias, out, n, m, split, N, M, ACT, WHOLE)
 
 
 @jit

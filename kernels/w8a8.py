@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from deshi.kernels import tuning
-from deshi.kernels.epilogue import ACTIVATIONS, activate, finish, sum_splits
+from deshi.kernels.epilogue import ACTIVATIONS, finish, store_tile, sum_splits
 from deshi.kernels.norm_quantize import require_fp8
 from deshi.kernels.packing import BYTES
+from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import jit, tl, triton
-from deshi.kernels.weight_only import require
 
 MAX_COLUMNS = 131072  # 127 * 128 * 131072 < 2^31
 OUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -78,17 +78,12 @@ def w8a8_kernel(
             w = tl.load(w_rows + k[None, :], mask=(k < K)[None, :], other=0.0)
             q_t = tl.load(q_rows + k[:, None], mask=(k < K)[:, None], other=0.0)
             acc = tl.dot(w, q_t, acc, max_num_imprecise_acc=IMPRECISE)
-    inside = (n < N)[:, None] & (m < M)[None, :]
     if WHOLE:
         y = acc.to(tl.float32) * tl.load(scale + n, mask=n < N, other=0.0)[:, None]
         y *= tl.load(row_scale + m, mask=m < M, other=0.0)[None, :]
-        if bias is not None:
-            y += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
-        at = m[None, :].to(tl.int64) * N + n[:, None]
-        tl.store(out + at, activate(y, ACT).to(out.dtype.element_ty), mask=inside)
+        store_tile(y, bias, out, n, m, split, N, M, ACT, WHOLE)
     else:
-        at = (split * N + n[:, None]) * M + m[None, :]
-        tl.store(out + at, acc, mask=inside)
+        store_tile(acc, bias, out, n, m, split, N, M, ACT, WHOLE)
 
 
 def w8a8(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from deshi.kernels.epilogue import ACTIVATIONS, finish, sum_splits
+from deshi.kernels.refusal import require
 from deshi.kernels.round_to_nearest import GROUP_SIZES
 from deshi.kernels.triton_or_none import triton
 from deshi.kernels.tuning import Config
@@ -66,12 +67,6 @@ def check(x: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None, ac
 
 
 _TYPES = "the kernels take bfloat16 or float16, and their references float32 too: cast it"
-
-
-def require(holds: bool, otherwise: str) -> None:
-    """Raises ValueError(otherwise) unless it holds."""
-    if not holds:
-        raise ValueError(otherwise)
 
 
 def launch(

@@ -93,6 +93,12 @@ class SlotCache(Cache):
         past = torch.arange(self.at.longest, device=positions.device)
         return (past <= positions[:, :, None])[:, None]
 
+    def clear(self, row: int) -> None:
+        """Writes zeros over a row."""
+        for layer in self.layers:
+            for stored in layer.stored:
+                stored[row].zero_()
+
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` positions of a row over another row."""
         for layer in self.layers:

@@ -198,9 +198,14 @@ class TorchGenerateEngine:
         ids = torch.tensor([request.ids for request in running])
         logits = self._step(ids, torch.tensor([[request.length] for request in running]))[:, -1].float().cpu()
         done = set()
-        for request, row in zip(running, logits, strict=True):
+        for at, (request, row) in enumerate(zip(running, logits, strict=True)):
             request.length += 1
-            if self._answer(request, row):
+            if bool(row.isnan().any()):
+                # What lies in its row of the cache would reach whoever gets the row next, through a mask of zeros.
+                self._cache.clear(at)
+                request.tell(RuntimeError("the model's answer is not a number (NaN); its weights or its type overflow"))
+                done.add(id(request))
+            elif self._answer(request, row):
                 done.add(id(request))
         self._drop(lambda request: id(request) in done)
 

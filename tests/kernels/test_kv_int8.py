@@ -1,6 +1,8 @@
 """The int8 cache against float64: ragged rows, shared heads, any head size, splits, extreme scales, zeros, NaN."""
 
+import runpy
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from deshi.kernels import kv_decode, kv_int8, kv_write
 from deshi.kernels.tuning import Config
+
+PTX = runpy.run_path(str(Path(__file__).with_name("ptx.py")))
 
 U = 2**-24
 P = 2**-8 if torch.cuda.is_available() else 2**-7  # of rounding to bfloat16, which the interpreter cuts
@@ -202,45 +206,9 @@ def test_the_conversion_in_ptx_is_the_conversion():
         for at in range(0, 256, 4):
             first, second = every[at : at + 4], every[-at - 4 : 256 - at]
             words = [int.from_bytes(struct.pack("4b", *four), "little") for four in (first, second)]
-            registers = executed(kv_decode.PAIRS[name], {"$4": words[0], "$5": words[1]}, dtype)
+            registers = PTX["executed"](kv_decode.PAIRS[name], {"$4": words[0], "$5": words[1]}, dtype)
             for j in range(4):
-                assert numbers_of(registers[f"${j}"], dtype).tolist() == [first[j], second[j]]
-
-
-def numbers_of(register, dtype):
-    return torch.tensor([register & 0xFFFF, register >> 16], dtype=torch.int32).to(torch.uint16).view(dtype).double()
-
-
-def executed(ptx, registers, dtype):
-    """Runs the few instructions that the text is made of."""
-
-    def packed(numbers):
-        low, high = numbers.to(dtype).view(torch.uint16).int().tolist()
-        return low | high << 16
-
-    for line in ptx.strip("{} \n").splitlines():
-        if line.startswith(".reg"):
-            continue
-        name, _, rest = line.rstrip(";").partition(" ")
-        target, *sources = [part.strip() for part in rest.split(",")]
-        values = [registers[one] if one in registers else int(one, 0) for one in sources]
-        if name == "mov.b32":
-            registers[target] = values[0]
-        elif name == "prmt.b32":
-            several = [(values[0] | values[1] << 32) >> 8 * i & 0xFF for i in range(8)]
-            registers[target] = sum(several[values[2] >> 4 * i & 0xF] << 8 * i for i in range(4))
-        elif name == "lop3.b32":
-            a, b, c, table = values
-            bits = ((a >> i & 1) << 2 | (b >> i & 1) << 1 | c >> i & 1 for i in range(32))
-            registers[target] = sum((table >> index & 1) << i for i, index in enumerate(bits))
-        elif name == "fma.rn.bf16x2":
-            a, b, c = (numbers_of(value, dtype) for value in values)
-            registers[target] = packed(a * b + c)
-        elif name == "sub.f16x2":
-            registers[target] = packed(numbers_of(values[0], dtype) - numbers_of(values[1], dtype))
-        else:
-            raise AssertionError(f"{name} is not executed here")
-    return registers
+                assert PTX["pair"](registers[f"${j}"], dtype).tolist() == [first[j], second[j]]
 
 
 BF16 = torch.bfloat16

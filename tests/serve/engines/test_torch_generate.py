@@ -132,6 +132,41 @@ def test_who_leaves_frees_the_slot(run, engine):
     assert took < 1 and len(texts) == 1
 
 
+def test_a_request_that_is_no_number_fails_alone_and_leaves_nothing_behind(run, lively, tmp_path):
+    """One token's embedding is NaN: who asks with it gets an error, who gets its slot afterwards an answer."""
+    import shutil
+
+    shutil.copytree(lively[0], tmp_path / "poisoned")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "poisoned" / "model", dtype=torch.float32)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[99] = float("nan")
+        model.lm_head.weight[99] = 0  # never the likeliest, so nobody else writes it
+    model.save_pretrained(tmp_path / "poisoned" / "model")
+    engine = torch_generate.KIND.open(
+        tmp_path / "poisoned" / "engines" / "torch_generate-fp32",
+        threads=1,
+        slots=2,
+        context_length=128,
+        max_queued=8,
+    )
+
+    async def asked():
+        # A longer one beside them, so that what a row holds behind its end is looked at, and hidden by the mask.
+        beside = asyncio.create_task(answer(engine, PROMPTS[2], max_tokens=60, temperature=0, logprobs=0))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="not a number"):
+            await answer(engine, [7] * 40 + [99, 8], max_tokens=4, temperature=0)
+        after = [await answer(engine, PROMPTS[0], max_tokens=6, temperature=0, logprobs=0) for _ in range(2)]
+        assert not beside.done()
+        return await beside, after, await answer(engine, PROMPTS[0], max_tokens=6, temperature=0, logprobs=0)
+
+    try:
+        beside, after, alone = run(asked())
+    finally:
+        engine.close()
+    assert len(beside) == 60 and all(tokens(one) == tokens(alone) for one in after)
+
+
 def test_draw_follows_the_distribution():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
     generator = torch.Generator().manual_seed(0)

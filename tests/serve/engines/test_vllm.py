@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -41,6 +42,13 @@ def test_the_token_that_came_is_told_with_the_likeliest_best_first():
     )
     assert (told.token, told.logprob) == (b"c", -3.0)
     assert [(one.token, one.logprob) for one in told.top] == [(b"b", -0.1), (b"a", -0.5)]
+
+
+def test_the_cache_has_room_for_twice_the_tokens(tmp_path):
+    """Two layers of keys and values, 4 heads of 8 numbers, 2 bytes each: 256 bytes a token."""
+    shape = {"num_hidden_layers": 2, "num_key_value_heads": 4, "num_attention_heads": 8, "hidden_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    assert vllm.cache_bytes(tmp_path, 1000) == 2 * 256 * 1000
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed here")
