@@ -10,7 +10,9 @@ from pathlib import Path
 from deshi.jobs import finalist as building
 from deshi.jobs.data.model_folder import describe
 from deshi.jobs.evidence.felt.endpoint import Felt
+from deshi.jobs.evidence.kpis import memory_limit
 from deshi.jobs.finalist import Finalist
+from deshi.jobs.recipe import Recipe
 from deshi.jobs.session import describe_machine
 from deshi.jobs.stages.candidate import Candidate
 from deshi.jobs.stages.lesson import Lesson
@@ -48,11 +50,26 @@ def contender(
     names = tuple(builds or bench.builds_of(candidate))
     yardstick = Output(key=bench.yardstick_key, storage=lesson.storage)
     made = building.finalist(id, lesson, model, names, yardstick)
-    felt_at = {}
-    for target in recipe.targets if measured else ():
-        if target.threads <= cores:
-            felt_at[target.name] = _felt(lesson, made, target)
+    here = [target for target in recipe.targets if target.threads <= cores] if measured else []
+    felt_at = {target.name: _felt(lesson, made, target) for target in here}
+    # The fastest build may be too large for a target where another one fits.
+    large = {
+        target.name: frozenset(made.serving.targets[target.name].build_ids)
+        for target in here
+        if not _fits(recipe, target, felt_at[target.name])
+    }
+    large = {name: builds for name, builds in large.items() if builds < set(names)}
+    if large:
+        other = building.finalist(id, lesson, model, names, yardstick, without=large)
+        again = felt_at | {target.name: _felt(lesson, other, target) for target in here if target.name in large}
+        if all(_fits(recipe, target, again[target.name]) for target in here if target.name in large):
+            made, felt_at = other, again
     return Contender(id=id, candidate=candidate, finalist=made, felt=felt_at)
+
+
+def _fits(recipe: Recipe, target: Target, felt: Felt) -> bool:
+    limit = memory_limit(recipe.kpi, target)
+    return limit is None or felt.memory_mb.value is None or felt.memory_mb.value <= limit
 
 
 def _felt(lesson: Lesson, made: Finalist, target: Target) -> Felt:

@@ -1,15 +1,18 @@
 """Finalists: from a line of the ledger to a folder that could be released, with its engine chosen per target and shape.
 
 Every build that has a chance is timed at all shape classes and at the threads of each target, interleaved with the
-teacher. The fewest builds within 2% of the best are kept, and only those are in the folder.
+teacher. The fewest builds within 2% of the best are kept, and only those are in the folder. Time chooses; whether a
+build fits a target's memory is seen when it serves there, and one that does not is left out (`contender.py`).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from deshi.jobs.evidence.felt.latency import LatencyRow, choose_builds
 from deshi.jobs.stages import builds
@@ -40,8 +43,16 @@ def local_threads(target: Target) -> int:
     return min(target.threads, os.cpu_count() or 1)
 
 
-def finalist(id: str, lesson: Lesson, model: Output, names: tuple[str, ...], yardstick: Output) -> Finalist:
-    """Chooses engines per target and lays out the folder."""
+def finalist(
+    id: str,
+    lesson: Lesson,
+    model: Output,
+    names: tuple[str, ...],
+    yardstick: Output,
+    *,
+    without: Mapping[str, Set[str]] = MappingProxyType({}),
+) -> Finalist:
+    """Chooses engines per target and lays out the folder; `without` names builds that a target may not have."""
     tried, task = builds.export(lesson, model, names), task_of(lesson.recipe)
     latency = {
         target.name: task.latency(lesson, tried, yardstick, builds=names, threads=local_threads(target))
@@ -51,7 +62,9 @@ def finalist(id: str, lesson: Lesson, model: Output, names: tuple[str, ...], yar
         target.name: ServedTarget(
             threads=target.threads,
             slots=target.slots,
-            builds=choose_builds([row for row in latency[target.name] if row.engine in names]),
+            builds=choose_builds(
+                [row for row in latency[target.name] if row.engine in set(names) - without.get(target.name, set())]
+            ),
         )
         for target in lesson.recipe.targets
     }
