@@ -41,7 +41,7 @@ _CUTTING = (
     "stages/prune_schedule.py",
 )
 _INTEGERS = tuple(
-    f"../kernels/{name}.py" for name in ("int8", "round_to_nearest", "packing", "compressed_tensors", "refusal")
+    f"../kernels/{name}.py" for name in ("int8", "round_to_nearest", "packing", "compressed_tensors")
 )
 # What the engine `triton` computes with, and how fast.
 _KERNELS = (

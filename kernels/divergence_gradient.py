@@ -28,7 +28,6 @@ from torch import Tensor
 
 from deshi.kernels.divergences import at_its_edge, check_settings, log_softmax, row_divergence, terms
 from deshi.kernels.online_softmax import LOWEST, SIZES, exp, get, label_of, numbers, observe, put, settle, takes
-from deshi.kernels.refusal import require
 from deshi.kernels.through_head import at_least_float32, blocks
 from deshi.kernels.triton_or_none import jit, tl
 from deshi.kernels.tuning import Config
@@ -162,17 +161,20 @@ def divergence_gradient_(
     """
     check_settings(kind, temperature, alpha)
     check_logits(student_logits, labels, ce_weight)
-    require(
+    if not (
         teacher_logits.shape == student_logits.shape
         and teacher_logits.is_floating_point()
-        and teacher_logits.stride(1) == 1,
-        f"teacher logits are {teacher_logits.dtype} {list(teacher_logits.shape)}, strides {teacher_logits.stride()}; "
-        f"give floats of the student's shape {list(student_logits.shape)}, each row in one piece",
-    )
-    require(
-        teacher_logits.device == student_logits.device,
-        f"teacher logits are on {teacher_logits.device} and the student's on {student_logits.device}; move one",
-    )
+        and teacher_logits.stride(1) == 1
+    ):
+        raise ValueError(
+            f"teacher logits are {teacher_logits.dtype} {list(teacher_logits.shape)}, strides "
+            f"{teacher_logits.stride()}; give floats of the student's shape {list(student_logits.shape)}, each row in "
+            "one piece"
+        )
+    if teacher_logits.device != student_logits.device:
+        raise ValueError(
+            f"teacher logits are on {teacher_logits.device} and the student's on {student_logits.device}; move one"
+        )
     labels = labels if ce_weight else None
     return _divergence_gradient(
         student_logits, teacher_logits, labels, kind, temperature, alpha, distil_weight, ce_weight
@@ -181,17 +183,19 @@ def divergence_gradient_(
 
 def check_logits(logits: Tensor, labels: Tensor | None, ce_weight: float) -> None:
     """Refuses logits that cannot be overwritten row by row, and labels of other rows."""
-    require(
-        logits.ndim == 2 and logits.is_floating_point() and logits.shape[1] > 0 and logits.stride(1) == 1,
-        f"student logits are {logits.dtype} {list(logits.shape)}, strides {logits.stride()}; give floats "
-        "[tokens, vocabulary], each row in one piece",
-    )
-    require(labels is not None or not ce_weight, f"ce_weight {ce_weight} needs labels; give them, or take ce_weight 0")
-    if labels is not None:
-        require(
-            labels.shape == logits.shape[:1] and not labels.is_floating_point() and labels.device == logits.device,
+    if not (logits.ndim == 2 and logits.is_floating_point() and logits.shape[1] > 0 and logits.stride(1) == 1):
+        raise ValueError(
+            f"student logits are {logits.dtype} {list(logits.shape)}, strides {logits.stride()}; give floats "
+            "[tokens, vocabulary], each row in one piece"
+        )
+    if labels is None and ce_weight:
+        raise ValueError(f"ce_weight {ce_weight} needs labels; give them, or take ce_weight 0")
+    if labels is not None and not (
+        labels.shape == logits.shape[:1] and not labels.is_floating_point() and labels.device == logits.device
+    ):
+        raise ValueError(
             f"labels are {labels.dtype} {list(labels.shape)} on {labels.device}; give integers [{len(logits)}] on "
-            f"{logits.device}",
+            f"{logits.device}"
         )
 
 
@@ -267,18 +271,9 @@ def labels_of(labels: Tensor, ce_weight: float, dtype: torch.dtype) -> tuple[Ten
     return labels.long().clamp(min=0)[:, None], (ce_weight * (labels >= 0).to(dtype))[:, None]
 
 
-@torch.library.custom_op("deshi::divergence_gradient_", mutates_args=("student_logits",), device_types="cpu")
-def _divergence_gradient(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor | None,
-    kind: str,
-    temperature: float,
-    alpha: float,
-    distil_weight: float,
-    ce_weight: float,
-) -> Tensor:
-    return reference(student_logits, teacher_logits, labels, kind, temperature, alpha, distil_weight, ce_weight)
+_divergence_gradient = torch.library.custom_op(
+    "deshi::divergence_gradient_", reference, mutates_args=("student_logits",), device_types="cpu"
+)
 
 
 @_divergence_gradient.register_kernel("cuda")

@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from deshi.kernels.online_softmax import exp, log
-from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import jit, tl
 
 KINDS = ("forward_kl", "reverse_kl", "jsd", "skew_kl")
@@ -80,13 +79,16 @@ def check_settings(kind: str, temperature: float, alpha: float) -> None:
     Raises:
         ValueError: with the value, the rule and the fix.
     """
-    require(kind in KINDS, f"loss {kind!r} is not known; take one of {', '.join(KINDS)}")
-    require(0 < temperature < math.inf, f"temperature {temperature} must be a number above 0; take 1 for none")
-    require(kind != "jsd" or 0 <= alpha <= 1, f"alpha {alpha} of jsd is a share; take a number from 0 to 1")
-    require(
-        kind != "skew_kl" or 0 <= alpha < 1,
-        f"alpha {alpha} of skew_kl must be at least 0 and below 1, since at 1 every student is perfect; take 0.1",
-    )
+    if kind not in KINDS:
+        raise ValueError(f"loss {kind!r} is not known; take one of {', '.join(KINDS)}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature {temperature} must be a number above 0; take 1 for none")
+    if kind == "jsd" and not 0 <= alpha <= 1:
+        raise ValueError(f"alpha {alpha} of jsd is a share; take a number from 0 to 1")
+    if kind == "skew_kl" and not 0 <= alpha < 1:
+        raise ValueError(
+            f"alpha {alpha} of skew_kl must be at least 0 and below 1, since at 1 every student is perfect; take 0.1"
+        )
 
 
 def log_softmax(logits: Tensor, temperature: float) -> Tensor:

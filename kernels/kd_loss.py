@@ -21,7 +21,6 @@ from torch import Tensor
 
 from deshi.kernels.divergence_gradient import divergence_gradient_
 from deshi.kernels.divergences import check_settings
-from deshi.kernels.refusal import require
 from deshi.kernels.through_head import Mixed, check, chunk_tokens, room, through_head
 from deshi.kernels.topk_gradient import check_answers, topk_gradient_
 
@@ -90,25 +89,28 @@ def kd_loss(
 def common_rows(head: Tensor, target: TeacherHead | TopK, vocabulary: int | None) -> int:
     """How many rows of the head mean pieces that the teacher has too."""
     rows = [len(head)] if isinstance(target, TopK) else [len(head), len(target.head)]
-    require(
-        vocabulary is not None or rows[0] == rows[-1],
-        f"the student's head has {rows[0]} rows and the teacher's {rows[-1]}; if they differ by padding alone, give "
-        "the common size as `vocabulary`",
-    )
+    if vocabulary is None and rows[0] != rows[-1]:
+        raise ValueError(
+            f"the student's head has {rows[0]} rows and the teacher's {rows[-1]}; if they differ by padding alone, "
+            "give the common size as `vocabulary`"
+        )
     size = rows[0] if vocabulary is None else vocabulary
     whose = "the rows of the student's head" if isinstance(target, TopK) else "the rows that both heads have"
-    require(0 < size <= min(rows), f"vocabulary {size} must lie in 1..{min(rows)}, {whose}")
+    if not 0 < size <= min(rows):
+        raise ValueError(f"vocabulary {size} must lie in 1..{min(rows)}, {whose}")
     return size
 
 
 def _check_teacher(target: TeacherHead, hidden: Tensor) -> None:
     states, head = target
-    require(
+    if not (
         states.ndim == 2
         and head.ndim == 2
         and states.shape == (len(hidden), head.shape[1])
-        and states.dtype == head.dtype,
-        f"teacher states {tuple(states.shape)} {states.dtype} with a head {tuple(head.shape)} {head.dtype} must have "
-        f"one row for each of the student's {len(hidden)} tokens, and the head's width and type; give both the same "
-        "targets",
-    )
+        and states.dtype == head.dtype
+    ):
+        raise ValueError(
+            f"teacher states {tuple(states.shape)} {states.dtype} with a head {tuple(head.shape)} {head.dtype} must "
+            f"have one row for each of the student's {len(hidden)} tokens, and the head's width and type; give both "
+            "the same targets"
+        )

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from deshi.kernels.triton_or_none import INTERPRETED, dot, jit, tl, triton
 from deshi.kernels.tuning import Config
+from deshi.kernels.weight_only import NAMES
 
 MAX_SPLITS = 64
 LOG2_E = 1.4426950408889634
@@ -253,7 +254,7 @@ def run(
         BLOCK_G=block_g,
         BLOCK_N=config.block_n,
         BLOCK_D=block_d,
-        ASM_K=PAIRS["fp16" if query.dtype == torch.float16 else "bf16"],
+        ASM_K=PAIRS[NAMES[query.dtype]],
         ASM_V=PAIRS["bf16"],
         num_warps=warps(block_g, block_d, config),
         num_stages=config.stages,

@@ -33,8 +33,7 @@ from torch import Tensor
 
 from deshi.kernels import kv_decode, kv_write, tuning
 from deshi.kernels.int8 import INT8_MAX
-from deshi.kernels.refusal import require
-from deshi.kernels.weight_only import DTYPES
+from deshi.kernels.weight_only import NAMES
 
 LEAST, MOST = 16, 256  # numbers of a head
 MOST_SHARING = 128  # query heads of a key-value head
@@ -56,22 +55,24 @@ def write(
         ValueError: for shapes, types or devices that do not belong together.
     """
     _check_cache(keys, key_scale, values, value_scale)
-    require(positions.ndim == 2, f"positions are {list(positions.shape)}; give one a token, [n, new]")
+    if positions.ndim != 2:
+        raise ValueError(f"positions are {list(positions.shape)}; give one a token, [n, new]")
     n, new = positions.shape
     shape = (n, keys.shape[1], new, keys.shape[3])
     for name, tensor in (("keys_new", keys_new), ("values_new", values_new)):
-        require(
-            tensor.shape == shape and tensor.stride(3) == 1 and n * new > 0,
-            f"{name} is {list(tensor.shape)} with strides {tensor.stride()}; the cache and the positions "
-            f"{list(positions.shape)} ask for [n, kv_heads, new, D] = {list(shape)}, not empty, a head in one piece",
-        )
+        if not (tensor.shape == shape and tensor.stride(3) == 1 and n * new > 0):
+            raise ValueError(
+                f"{name} is {list(tensor.shape)} with strides {tensor.stride()}; the cache and the positions "
+                f"{list(positions.shape)} ask for [n, kv_heads, new, D] = {list(shape)}, not empty, a head in one piece"
+            )
         _check_type(name, tensor, keys)
-    require(keys_new.dtype == values_new.dtype, f"keys are {keys_new.dtype}, values {values_new.dtype}; cast one")
+    if keys_new.dtype != values_new.dtype:
+        raise ValueError(f"keys are {keys_new.dtype}, values {values_new.dtype}; cast one")
     _check_indices("positions", positions, keys)
-    require(
-        0 <= first_row <= len(keys) - n,
-        f"rows [{first_row}, {first_row + n}) are not within the cache's {len(keys)}; give it more slots",
-    )
+    if not 0 <= first_row <= len(keys) - n:
+        raise ValueError(
+            f"rows [{first_row}, {first_row + n}) are not within the cache's {len(keys)}; give it more slots"
+        )
     _write(keys_new, values_new, keys, key_scale, values, value_scale, first_row, positions)
 
 
@@ -93,52 +94,56 @@ def decode(
     """
     _check_cache(keys, key_scale, values, value_scale)
     slots, kv_heads, _, size = keys.shape
-    require(
-        query.ndim == 3 and 0 < len(query) <= slots and query.shape[2] == size and query.stride(2) == 1,
-        f"query is {list(query.shape)} with strides {query.stride()}; give [n, heads, {size}], n from 1 to the cache's "
-        f"{slots} slots, a head in one piece",
-    )
+    if not (query.ndim == 3 and 0 < len(query) <= slots and query.shape[2] == size and query.stride(2) == 1):
+        raise ValueError(
+            f"query is {list(query.shape)} with strides {query.stride()}; give [n, heads, {size}], n from 1 to the "
+            f"cache's {slots} slots, a head in one piece"
+        )
     heads = query.shape[1]
-    require(
-        heads > 0 and heads % kv_heads == 0 and heads // kv_heads <= MOST_SHARING,
-        f"{heads} query heads do not share {kv_heads} key-value heads equally, at most {MOST_SHARING} each",
-    )
+    if heads == 0 or heads % kv_heads or heads // kv_heads > MOST_SHARING:
+        raise ValueError(
+            f"{heads} query heads do not share {kv_heads} key-value heads equally, at most {MOST_SHARING} each"
+        )
     _check_type("query", query, keys)
-    require(lengths.shape == query.shape[:1], f"lengths are {list(lengths.shape)}; give one a row, [{len(query)}]")
+    if lengths.shape != query.shape[:1]:
+        raise ValueError(f"lengths are {list(lengths.shape)}; give one a row, [{len(query)}]")
     _check_indices("lengths", lengths, keys)
     return _decode(query, keys, key_scale, values, value_scale, lengths, scaling)
 
 
 def _check_cache(keys: Tensor, key_scale: Tensor, values: Tensor, value_scale: Tensor) -> None:
     for name, tensor, scale in (("keys", keys, key_scale), ("values", values, value_scale)):
-        require(
-            tensor.dtype == torch.int8 and tensor.ndim == 4 and tensor.is_contiguous(),
-            f"{name} are {tensor.dtype} {list(tensor.shape)}; give int8 [slots, kv_heads, context, D] in one piece",
-        )
-        require(
-            scale.dtype == torch.float32 and scale.shape == tensor.shape[:3] and scale.is_contiguous(),
-            f"scales of {name} are {scale.dtype} {list(scale.shape)}; give float32 {list(keys.shape[:3])}, contiguous",
-        )
-        require(tensor.device == scale.device == keys.device, f"{name} and scales are on several devices; move them")
-    require(keys.shape == values.shape, f"keys are {list(keys.shape)}, values {list(values.shape)}; make them alike")
-    require(LEAST <= keys.shape[3] <= MOST, f"heads of {keys.shape[3]} are not taken; {LEAST} to {MOST} numbers are")
+        if not (tensor.dtype == torch.int8 and tensor.ndim == 4 and tensor.is_contiguous()):
+            raise ValueError(
+                f"{name} are {tensor.dtype} {list(tensor.shape)}; give int8 [slots, kv_heads, context, D] in one piece"
+            )
+        if not (scale.dtype == torch.float32 and scale.shape == tensor.shape[:3] and scale.is_contiguous()):
+            raise ValueError(
+                f"scales of {name} are {scale.dtype} {list(scale.shape)}; give float32 {list(keys.shape[:3])} in one "
+                "piece"
+            )
+        if not (tensor.device == scale.device == keys.device):
+            raise ValueError(f"{name} and scales are on several devices; move them")
+    if keys.shape != values.shape:
+        raise ValueError(f"keys are {list(keys.shape)}, values {list(values.shape)}; make them alike")
+    if not LEAST <= keys.shape[3] <= MOST:
+        raise ValueError(f"heads of {keys.shape[3]} are not taken; {LEAST} to {MOST} numbers are")
 
 
 def _check_type(name: str, tensor: Tensor, keys: Tensor) -> None:
-    require(
-        tensor.dtype in DTYPES or (tensor.dtype in (torch.float32, torch.float64) and not tensor.is_cuda),
-        f"{name} is {tensor.dtype}; the kernels take bfloat16 or float16, the references float32 too: cast it",
-    )
-    require(
-        tensor.device == keys.device, f"{name} is on {tensor.device}, the cache on {keys.device}; move them together"
-    )
+    if not (tensor.dtype in NAMES or (tensor.dtype in (torch.float32, torch.float64) and not tensor.is_cuda)):
+        raise ValueError(
+            f"{name} is {tensor.dtype}; the kernels take bfloat16 or float16, the references float32 too: cast it"
+        )
+    if tensor.device != keys.device:
+        raise ValueError(f"{name} is on {tensor.device}, the cache on {keys.device}; move them together")
 
 
 def _check_indices(name: str, tensor: Tensor, keys: Tensor) -> None:
-    require(
-        tensor.dtype in (torch.int32, torch.int64) and tensor.is_contiguous() and tensor.device == keys.device,
-        f"{name} are {tensor.dtype} on {tensor.device}; give int32 or int64 in one piece on {keys.device}",
-    )
+    if not (tensor.dtype in (torch.int32, torch.int64) and tensor.is_contiguous() and tensor.device == keys.device):
+        raise ValueError(
+            f"{name} are {tensor.dtype} on {tensor.device}; give int32 or int64 in one piece on {keys.device}"
+        )
 
 
 def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,17 +215,8 @@ def _decode(
 
 
 @_decode.register_kernel("cuda")
-def _(
-    query: Tensor,
-    keys: Tensor,
-    key_scale: Tensor,
-    values: Tensor,
-    value_scale: Tensor,
-    lengths: Tensor,
-    scaling: float,
-) -> Tensor:
-    config = tuning.choose("kv_int8", len(query), query.device)
-    return kv_decode.run(query, keys, key_scale, values, value_scale, lengths, scaling, config)
+def _(query: Tensor, *given: Any) -> Tensor:
+    return kv_decode.run(query, *given, tuning.choose("kv_int8", len(query), query.device))
 
 
 @_decode.register_fake

@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from deshi.kernels.packing import BYTES
-from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import INTERPRETED, jit, tl, triton
 
 LARGEST = {"int8": 127.0, "float8_e4m3fn": 448.0}
@@ -131,39 +130,47 @@ def norm_quantize(
     for name, tensor in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         if tensor is None:
             continue
-        require(kind != "none", f"{name} is given and kind is 'none', which has no norm; leave it None")
-        require(
-            tensor.shape == x.shape[1:] and tensor.is_floating_point() and tensor.is_contiguous(),
-            f"{name} is {tensor.dtype} {list(tensor.shape)}; give floats [{x.shape[1]}], one a column of x",
-        )
-        require(tensor.device == x.device, f"{name} is on {tensor.device} and x on {x.device}; move them together")
-    require(0 <= eps < float("inf"), f"eps = {eps}; give a number of 0 or more")
+        if kind == "none":
+            raise ValueError(f"{name} is given and kind is 'none', which has no norm; leave it None")
+        if not (tensor.shape == x.shape[1:] and tensor.is_floating_point() and tensor.is_contiguous()):
+            raise ValueError(
+                f"{name} is {tensor.dtype} {list(tensor.shape)}; give floats [{x.shape[1]}], one a column of x"
+            )
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; move them together")
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps = {eps}; give a number of 0 or more")
     if kind == "none":
         return *_quantize_rows(x, format), x
     return _norm_quantize(x, norm_weight, norm_bias, eps, kind, format)
 
 
 def _check(x: Tensor, kind: str, format: str) -> None:
-    require(kind in MAX_COLUMNS, f"kind {kind!r} is not known; use one of {', '.join(MAX_COLUMNS)}")
-    require(x.ndim == 2 and x.numel() > 0, f"x is {list(x.shape)}; give a batch [rows, in] that is not empty")
-    require(x.dtype in DTYPES, f"x is {x.dtype}; give bfloat16, float16 or float32")
-    require(x.stride(1) == 1, f"x has strides {x.stride()}; its rows must lie in one piece: call contiguous()")
-    require(
-        x.shape[1] <= MAX_COLUMNS[kind],
-        f"x has {x.shape[1]} columns; a program of kind {kind!r} holds at most {MAX_COLUMNS[kind]}: use quantize_rows "
-        "after another norm, or leave the layer in 16 bits",
-    )
-    require(format in FORMATS, f"format {format!r} is not known; use one of {', '.join(FORMATS)}")
+    if kind not in MAX_COLUMNS:
+        raise ValueError(f"kind {kind!r} is not known; use one of {', '.join(MAX_COLUMNS)}")
+    if x.ndim != 2 or not x.numel():
+        raise ValueError(f"x is {list(x.shape)}; give a batch [rows, in] that is not empty")
+    if x.dtype not in DTYPES:
+        raise ValueError(f"x is {x.dtype}; give bfloat16, float16 or float32")
+    if x.stride(1) != 1:
+        raise ValueError(f"x has strides {x.stride()}; its rows must lie in one piece: call contiguous()")
+    if x.shape[1] > MAX_COLUMNS[kind]:
+        raise ValueError(
+            f"x has {x.shape[1]} columns; a program of kind {kind!r} holds at most {MAX_COLUMNS[kind]}: use "
+            "quantize_rows after another norm, or leave the layer in 16 bits"
+        )
+    if format not in FORMATS:
+        raise ValueError(f"format {format!r} is not known; use one of {', '.join(FORMATS)}")
     if format != "int8" and x.is_cuda:
         require_fp8(torch.cuda.get_device_capability(x.device))
 
 
 def require_fp8(capability: tuple[int, int]) -> None:
     """Refuses cards whose tensor cores have no 8-bit floats."""
-    require(
-        capability >= (8, 9),
-        f"float8_e4m3fn needs compute capability 8.9 and this card has {capability[0]}.{capability[1]}; use int8",
-    )
+    if capability < (8, 9):
+        raise ValueError(
+            f"float8_e4m3fn needs compute capability 8.9 and this card has {capability[0]}.{capability[1]}; use int8"
+        )
 
 
 def run(
@@ -228,30 +235,16 @@ def _(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
 
 
 @_quantize_rows.register_fake
-def _(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
+def _fake_rows(x: Tensor, format: str) -> tuple[Tensor, Tensor]:
     rows, columns = x.shape
     q = x.new_empty(rows, columns + -columns % BYTES, dtype=FORMATS[format])
     return q, x.new_empty(rows, dtype=torch.float32)
 
 
-@torch.library.custom_op("deshi::norm_quantize", mutates_args=(), device_types="cpu")
-def _norm_quantize(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, kind: str, format: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return reference(x, weight, bias, eps, kind, format)
-
-
-@_norm_quantize.register_kernel("cuda")
-def _(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, kind: str, format: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return run(x, weight, bias, eps, kind, format)
+_norm_quantize = torch.library.custom_op("deshi::norm_quantize", reference, mutates_args=(), device_types="cpu")
+_norm_quantize.register_kernel("cuda")(run)
 
 
 @_norm_quantize.register_fake
-def _(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, kind: str, format: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    rows, columns = x.shape
-    q = x.new_empty(rows, columns + -columns % BYTES, dtype=FORMATS[format])
-    return q, x.new_empty(rows, dtype=torch.float32), x.new_empty(rows, columns)
+def _(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, kind: str, format: str) -> tuple[Tensor, ...]:
+    return *_fake_rows(x, format), x.new_empty(x.shape)

@@ -12,11 +12,11 @@ The kernels' 4-bit layout, `interleaved`: blocks of 128 columns, in which word c
                  bits  0-3     4-7      8-11          28-31
     word c =         u[c]   u[16+c]   u[32+c]  ...  u[112+c]          int32 [ceil(in / 128), out, 16]
 
-so that (1) nibble j of the 16 words of a row are 16 neighbouring columns: one tensor-core step, which meets a slice of
-x as it lies in memory; (2) a block of a row is 64 bytes, four 128-bit loads; (3) the rows of a block are neighbours, so
-a tile is one stretch of memory; (4) no group of 32, 64 or 128 columns is split within a nibble. Columns that fill the
-last block are 0. The kernels' 8-bit layout is a plain row of bytes, filled up with 0 to a multiple of 16 for whole
-128-bit loads: [out, 16 ceil(in / 16)].
+so that (1) nibble j of the 16 words of a row are 16 neighbouring columns, the inner width of a tensor-core step, and
+the eight side by side are the row as it was; (2) a block of a row is 64 bytes, four 128-bit loads; (3) the rows of a
+block are neighbours, so a tile is one stretch of memory; (4) no group of 32, 64 or 128 columns is split within a
+nibble. Columns that fill the last block are 0. The kernels' 8-bit layout is a plain row of bytes, filled up with 0 to
+a multiple of 16 for whole 128-bit loads: [out, 16 ceil(in / 16)].
 
 All four are exact for every shape; words are little-endian, as every machine's that runs this. Scales and zero points
 are read across rows, so the kernels' lie [groups, out].

@@ -24,8 +24,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from deshi.kernels.refusal import require
-
 # Numbers in a chunk and in a block: on a CPU 341 tokens of v = 49,152, enough for matrix products at full speed, and
 # ten rows of it, which lie in the cache. A GPU wants few large launches; its sizes are chosen, not measured.
 CHUNK = {"cpu": 2**24, "cuda": 2**26}
@@ -149,20 +147,19 @@ def blocks(logits: Tensor) -> Iterator[slice]:
 
 def check(hidden: Tensor, head: Tensor, labels: Tensor | None, ce_weight: float) -> None:
     """Refuses shapes, types and weights that do not belong together."""
-    require(
-        hidden.ndim == 2 and head.ndim == 2 and hidden.shape[1] == head.shape[1],
-        f"hidden states {tuple(hidden.shape)} and head {tuple(head.shape)} must be [tokens, width] and "
-        "[vocabulary, width] of one width; select the target tokens first",
-    )
-    require(hidden.dtype == head.dtype, f"hidden states in {hidden.dtype} do not fit a head in {head.dtype}; cast one")
-    require(
-        labels is None or labels.shape == hidden.shape[:1],
-        f"labels {tuple(labels.shape) if labels is not None else ()} must be one for each of {len(hidden)} tokens",
-    )
-    require(
-        labels is not None or ce_weight == 0,
-        f"ce_weight {ce_weight} needs labels; give them, or take ce_weight 0",
-    )
+    if not (hidden.ndim == 2 and head.ndim == 2 and hidden.shape[1] == head.shape[1]):
+        raise ValueError(
+            f"hidden states {tuple(hidden.shape)} and head {tuple(head.shape)} must be [tokens, width] and "
+            "[vocabulary, width] of one width; select the target tokens first"
+        )
+    if hidden.dtype != head.dtype:
+        raise ValueError(f"hidden states in {hidden.dtype} do not fit a head in {head.dtype}; cast one")
+    if labels is not None and labels.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"labels {tuple(labels.shape) if labels is not None else ()} must be one for each of {len(hidden)} tokens"
+        )
+    if labels is None and ce_weight:
+        raise ValueError(f"ce_weight {ce_weight} needs labels; give them, or take ce_weight 0")
 
 
 def at_least_float32(tensor: Tensor) -> torch.dtype:

@@ -31,7 +31,6 @@ from torch import Tensor
 from deshi.kernels.divergence_gradient import check_logits, labels_of
 from deshi.kernels.divergences import at_its_edge, check_settings, log_softmax, row_divergence, terms
 from deshi.kernels.online_softmax import LOWEST, SIZES, exp, get, label_of, numbers, observe, put, settle, takes
-from deshi.kernels.refusal import require
 from deshi.kernels.through_head import at_least_float32, blocks
 from deshi.kernels.triton_or_none import jit, tl, triton
 from deshi.kernels.tuning import Config
@@ -164,10 +163,10 @@ def topk_gradient_(
     check_logits(student_logits, labels, ce_weight)
     check_answers(ids, log_probs, log_tail, *student_logits.shape)
     for name, tensor in (("ids", ids), ("log-probabilities", log_probs), ("tails", log_tail)):
-        require(
-            tensor.device == student_logits.device,
-            f"{name} are on {tensor.device} and the student's logits on {student_logits.device}; move one",
-        )
+        if tensor.device != student_logits.device:
+            raise ValueError(
+                f"{name} are on {tensor.device} and the student's logits on {student_logits.device}; move one"
+            )
     # Without a tail its column is not read.
     tail = log_tail if ids.shape[1] < student_logits.shape[1] else None
     labels = labels if ce_weight else None
@@ -178,20 +177,20 @@ def topk_gradient_(
 
 def check_answers(ids: Tensor, log_probs: Tensor, log_tail: Tensor, n: int, size: int) -> None:
     """Refuses answers that are not those of n tokens over a vocabulary of `size`."""
-    require(
-        ids.ndim == 2 and ids.shape == log_probs.shape and ids.shape[0] == n and log_tail.shape == (n,),
-        f"ids {tuple(ids.shape)}, log-probabilities {tuple(log_probs.shape)} and tails {tuple(log_tail.shape)} must be "
-        f"[{n}, k], [{n}, k] and [{n}], one row for each target token; read the answers of the same tokens",
-    )
-    require(
-        0 < ids.shape[1] <= size,
-        f"{ids.shape[1]} listed answers a token must be 1 to {size}, the vocabulary; cache the answers again",
-    )
-    require(
-        not ids.is_floating_point() and log_probs.is_floating_point() and log_tail.is_floating_point(),
-        f"ids are {ids.dtype}, log-probabilities {log_probs.dtype} and tails {log_tail.dtype}; give integers "
-        "and floats",
-    )
+    if not (ids.ndim == 2 and ids.shape == log_probs.shape and ids.shape[0] == n and log_tail.shape == (n,)):
+        raise ValueError(
+            f"ids {tuple(ids.shape)}, log-probabilities {tuple(log_probs.shape)} and tails {tuple(log_tail.shape)} "
+            f"must be [{n}, k], [{n}, k] and [{n}], one row for each target token; read the answers of the same tokens"
+        )
+    if not (0 < ids.shape[1] <= size):
+        raise ValueError(
+            f"{ids.shape[1]} listed answers a token must be 1 to {size}, the vocabulary; cache the answers again"
+        )
+    if ids.is_floating_point() or not (log_probs.is_floating_point() and log_tail.is_floating_point()):
+        raise ValueError(
+            f"ids are {ids.dtype}, log-probabilities {log_probs.dtype} and tails {log_tail.dtype}; give integers "
+            "and floats"
+        )
 
 
 def run_topk(
@@ -285,22 +284,9 @@ def reference(
     return values
 
 
-@torch.library.custom_op("deshi::topk_gradient_", mutates_args=("student_logits",), device_types="cpu")
-def _topk_gradient(
-    student_logits: Tensor,
-    ids: Tensor,
-    log_probs: Tensor,
-    log_tail: Tensor | None,
-    labels: Tensor | None,
-    kind: str,
-    temperature: float,
-    alpha: float,
-    distil_weight: float,
-    ce_weight: float,
-) -> Tensor:
-    return reference(
-        student_logits, ids, log_probs, log_tail, labels, kind, temperature, alpha, distil_weight, ce_weight
-    )
+_topk_gradient = torch.library.custom_op(
+    "deshi::topk_gradient_", reference, mutates_args=("student_logits",), device_types="cpu"
+)
 
 
 @_topk_gradient.register_kernel("cuda")

@@ -5,9 +5,9 @@ and zero int8 [groups, N], zero None where the zero point is 0 (`weight_only.py`
 
     for each block of 128 columns          a program's share of them, the rest are other splits'
         words [BLOCK_N, 16]                four 128-bit loads a row
-        for j in 0..7                      nibble j: columns 16 j .. 16 j + 15 of the block
-            part += (q_j - z) x_j^T        tensor cores: [BLOCK_N, 16] by [16, BLOCK_M]
-            acc  += s part                 at the end of each group
+        u [BLOCK_N, 16], eight times       nibble j: columns 16 j .. 16 j + 15 of the block
+        for each WIDTH columns             a group, or the whole block of a row of one scale; nibbles side by side
+            acc += s ((u - shift) x^T)     tensor cores: [BLOCK_N, WIDTH] by [WIDTH, BLOCK_M]
 
 The weight stands on the left, so that few rows of x are the narrow side of the tensor-core step (8 or 16) and not
 padding on its wide side (64 on Hopper). Numbers are made without an integer-to-float conversion (Kim et al. 2022, "Who
@@ -19,15 +19,16 @@ From the rows on at which it is faster, the weight is made whole by a kernel and
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from deshi.kernels import tuning
 from deshi.kernels.epilogue import finish, store_tile
 from deshi.kernels.packing import BLOCK, WORDS, deinterleave
-from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import INTERPRETED, dot, exact, jit, tl, triton
-from deshi.kernels.weight_only import check, launch, reference
+from deshi.kernels.weight_only import NAMES, check, launch, reference
 
 # Two words to eight registers, each a pair of 16-bit floats: nibble j of both. prmt gathers the low and the high halves
 # of the words; lop3 0xEA is (a & b) | c, which leaves one nibble of each half and sets the exponent.
@@ -52,7 +53,6 @@ lop3.b32 $7, t, 0x000F000F, {exponent}, 0xEA;
 }}"""
 PAIRS = {"bf16": _PAIRS.format(exponent="0x43004300"), "fp16": _PAIRS.format(exponent="0x64006400")}
 OFFSET = {"bf16": 128, "fp16": 1024}
-_NAME = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @jit
@@ -208,17 +208,19 @@ def w4a16(
     Raises:
         ValueError: for shapes, types or devices that do not belong together.
     """
-    require(
-        words.dtype == torch.int32 and words.ndim == 3 and words.shape[2] == WORDS and words.is_contiguous(),
-        f"words are {words.dtype} {list(words.shape)}; give int32 [ceil(in / {BLOCK}), out, {WORDS}], as "
-        "packing.interleave makes them",
-    )
+    if not (words.dtype == torch.int32 and words.ndim == 3 and words.shape[2] == WORDS and words.is_contiguous()):
+        raise ValueError(
+            f"words are {words.dtype} {list(words.shape)}; give int32 [ceil(in / {BLOCK}), out, {WORDS}], as "
+            "packing.interleave makes them"
+        )
     check(x, scale, zero, bias, activation, words.shape[1])
-    require(
-        words.shape[0] == -(-x.shape[1] // BLOCK),
-        f"x has {x.shape[1]} columns and the weight {words.shape[0]} blocks of {BLOCK}; give x of the weight's width",
-    )
-    require(words.device == x.device, f"words are on {words.device} and x on {x.device}; move them together")
+    if words.shape[0] != -(-x.shape[1] // BLOCK):
+        raise ValueError(
+            f"x has {x.shape[1]} columns and the weight {words.shape[0]} blocks of {BLOCK}; give x of the weight's "
+            "width"
+        )
+    if words.device != x.device:
+        raise ValueError(f"words are on {words.device} and x on {x.device}; move them together")
     return _w4a16(x, words, scale, zero, bias, activation)
 
 
@@ -232,7 +234,7 @@ def run(
     config: tuning.Config,
 ) -> Tensor:
     """The kernels at these sizes."""
-    name = _NAME[x.dtype]
+    name = NAMES[x.dtype]
     constants = {"ASM": PAIRS[name], "OFFSET": OFFSET[name]}
     if not config.dequantize:
         return launch(w4a16_kernel, x, words, scale, zero, bias, activation, config, steps=len(words), **constants)
@@ -253,11 +255,10 @@ def _w4a16(
 
 
 @_w4a16.register_kernel("cuda")
-def _(x: Tensor, words: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None, activation: str) -> Tensor:
-    config = tuning.choose("w4a16", len(x), x.device)
-    return run(x, words, scale, zero, bias, activation, config)
+def _(x: Tensor, *given: Any) -> Tensor:
+    return run(x, *given, tuning.choose("w4a16", len(x), x.device))
 
 
 @_w4a16.register_fake
-def _(x: Tensor, words: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None, activation: str) -> Tensor:
+def _(x: Tensor, words: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape[0], words.shape[1])

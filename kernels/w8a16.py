@@ -19,15 +19,16 @@ From the rows on at which it is faster, the weight is made whole by a kernel and
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from deshi.kernels import tuning
 from deshi.kernels.epilogue import finish, store_tile
 from deshi.kernels.packing import BYTES
-from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import INTERPRETED, dot, exact, jit, tl, triton
-from deshi.kernels.weight_only import check, launch, reference
+from deshi.kernels.weight_only import NAMES, check, launch, reference
 
 # Four bytes to two registers, each a pair of 16-bit floats. prmt puts the upper byte of the exponent above each.
 BYTES_TO_FLOATS = {
@@ -53,7 +54,6 @@ prmt.b32 low, t, 0x64646464, 0x4342;
 sub.f16x2 $1, low, offset;
 }""",
 }
-_NAME = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @jit
@@ -162,18 +162,19 @@ def w8a16(
     Raises:
         ValueError: for shapes, types or devices that do not belong together.
     """
-    require(
-        weight.dtype == torch.int8 and weight.ndim == 2 and weight.is_contiguous(),
-        f"weight is {weight.dtype} {list(weight.shape)}; give int8 [out, {BYTES} ceil(in / {BYTES})] in one piece, as "
-        "packing.fill_rows makes it",
-    )
+    if not (weight.dtype == torch.int8 and weight.ndim == 2 and weight.is_contiguous()):
+        raise ValueError(
+            f"weight is {weight.dtype} {list(weight.shape)}; give int8 [out, {BYTES} ceil(in / {BYTES})] in one piece, "
+            "as packing.fill_rows makes it"
+        )
     check(x, scale, zero, bias, activation, weight.shape[0])
-    require(
-        weight.shape[1] == x.shape[1] + -x.shape[1] % BYTES,
-        f"x has {x.shape[1]} columns and the weight {weight.shape[1]}; a weight of x's width is filled up to "
-        f"{x.shape[1] + -x.shape[1] % BYTES} by packing.fill_rows",
-    )
-    require(weight.device == x.device, f"weight is on {weight.device} and x on {x.device}; move them together")
+    if weight.shape[1] != x.shape[1] + -x.shape[1] % BYTES:
+        raise ValueError(
+            f"x has {x.shape[1]} columns and the weight {weight.shape[1]}; a weight of x's width is filled up to "
+            f"{x.shape[1] + -x.shape[1] % BYTES} by packing.fill_rows"
+        )
+    if weight.device != x.device:
+        raise ValueError(f"weight is on {weight.device} and x on {x.device}; move them together")
     return _w8a16(x, weight, scale, zero, bias, activation)
 
 
@@ -191,7 +192,7 @@ def run(
     width = config.block_k if groups == 1 else inner // groups
     steps = triton.cdiv(inner, width)
     if not config.dequantize:
-        asm = BYTES_TO_FLOATS[_NAME[x.dtype]]
+        asm = BYTES_TO_FLOATS[NAMES[x.dtype]]
         return launch(w8a16_kernel, x, weight, scale, zero, bias, activation, config, steps=steps, WIDTH=width, ASM=asm)
     whole = x.new_empty(len(weight), inner)
     grid = (triton.cdiv(len(weight), config.block_n), steps)
@@ -210,10 +211,10 @@ def _w8a16(
 
 
 @_w8a16.register_kernel("cuda")
-def _(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None, activation: str) -> Tensor:
-    return run(x, weight, scale, zero, bias, activation, tuning.choose("w8a16", len(x), x.device))
+def _(x: Tensor, *given: Any) -> Tensor:
+    return run(x, *given, tuning.choose("w8a16", len(x), x.device))
 
 
 @_w8a16.register_fake
-def _(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None, activation: str) -> Tensor:
+def _(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])

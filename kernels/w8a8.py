@@ -24,6 +24,8 @@ share the inner dimension, and their partial sums, exact in int32, are added by 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,6 @@ from deshi.kernels import tuning
 from deshi.kernels.epilogue import ACTIVATIONS, finish, store_tile, sum_splits
 from deshi.kernels.norm_quantize import require_fp8
 from deshi.kernels.packing import BYTES
-from deshi.kernels.refusal import require
 from deshi.kernels.triton_or_none import jit, tl, triton
 
 MAX_COLUMNS = 131072  # 127 * 128 * 131072 < 2^31
@@ -100,38 +101,34 @@ def w8a8(
     Raises:
         ValueError: for shapes, types, devices or cards that do not belong together.
     """
-    require(q.ndim == 2 and q.numel() > 0, f"q is {list(q.shape)}; give a batch [rows, in] that is not empty")
-    require(weight.ndim == 2, f"weight is {list(weight.shape)}; give [out, in]")
+    if q.ndim != 2 or not q.numel():
+        raise ValueError(f"q is {list(q.shape)}; give a batch [rows, in] that is not empty")
+    if weight.ndim != 2:
+        raise ValueError(f"weight is {list(weight.shape)}; give [out, in]")
     (rows, inner), columns = q.shape, weight.shape[0]
-    require(
-        q.dtype == weight.dtype and q.dtype in (torch.int8, torch.float8_e4m3fn),
-        f"q is {q.dtype} and weight {weight.dtype}; both are int8, or both float8_e4m3fn",
-    )
-    require(
-        weight.shape[1] == inner and inner % BYTES == 0 and q.is_contiguous() and weight.is_contiguous(),
-        f"q is {list(q.shape)} and weight {list(weight.shape)}; both have rows of one width, filled up to a multiple "
-        f"of {BYTES} and in one piece: see norm_quantize and packing.fill_rows",
-    )
-    require(
-        inner <= MAX_COLUMNS,
-        f"q has {inner} columns; the sum of more than {MAX_COLUMNS} products may not fit in 32 bits: use w8a16",
-    )
+    if not (q.dtype == weight.dtype and q.dtype in (torch.int8, torch.float8_e4m3fn)):
+        raise ValueError(f"q is {q.dtype} and weight {weight.dtype}; both are int8, or both float8_e4m3fn")
+    if not (weight.shape[1] == inner and inner % BYTES == 0 and q.is_contiguous() and weight.is_contiguous()):
+        raise ValueError(
+            f"q is {list(q.shape)} and weight {list(weight.shape)}; both have rows of one width, filled up to a "
+            f"multiple of {BYTES} and in one piece: see norm_quantize and packing.fill_rows"
+        )
+    if inner > MAX_COLUMNS:
+        raise ValueError(
+            f"q has {inner} columns; the sum of more than {MAX_COLUMNS} products may not fit in 32 bits: use w8a16"
+        )
     for name, tensor, length in (("row_scale", row_scale, rows), ("scale", scale, columns)):
-        require(
-            tensor.dtype == torch.float32 and tensor.shape == (length,) and tensor.is_contiguous(),
-            f"{name} is {tensor.dtype} {list(tensor.shape)}; give float32 [{length}]",
-        )
-    require(
-        bias is None or (bias.shape == (columns,) and bias.is_contiguous()),
-        f"bias is {list(bias.shape) if bias is not None else []}; give [{columns}]",
-    )
-    require(activation in ACTIVATIONS, f"activation {activation!r} is not known; use one of {', '.join(ACTIVATIONS)}")
-    require(out_dtype in OUT_DTYPES, f"out_dtype is {out_dtype}; give bfloat16, float16 or float32")
+        if not (tensor.dtype == torch.float32 and tensor.shape == (length,) and tensor.is_contiguous()):
+            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}; give float32 [{length}]")
+    if bias is not None and not (bias.shape == (columns,) and bias.is_contiguous()):
+        raise ValueError(f"bias is {list(bias.shape)}; give [{columns}]")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is not known; use one of {', '.join(ACTIVATIONS)}")
+    if out_dtype not in OUT_DTYPES:
+        raise ValueError(f"out_dtype is {out_dtype}; give bfloat16, float16 or float32")
     for name, other in (("row_scale", row_scale), ("weight", weight), ("scale", scale), ("bias", bias)):
-        require(
-            other is None or other.device == q.device,
-            f"{name} is on {other.device if other is not None else None} and q on {q.device}; move them together",
-        )
+        if other is not None and other.device != q.device:
+            raise ValueError(f"{name} is on {other.device} and q on {q.device}; move them together")
     if q.is_cuda and q.dtype != torch.int8:
         require_fp8(torch.cuda.get_device_capability(q.device))
     return _w8a8(q, row_scale, weight, scale, bias, activation, out_dtype)
@@ -193,41 +190,14 @@ def reference(
     return finish(product * scale * row_scale[:, None], bias, activation, out_dtype)
 
 
-@torch.library.custom_op("deshi::w8a8", mutates_args=(), device_types="cpu")
-def _w8a8(
-    q: Tensor,
-    row_scale: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    activation: str,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    return reference(q, row_scale, weight, scale, bias, activation, out_dtype)
+_w8a8 = torch.library.custom_op("deshi::w8a8", reference, mutates_args=(), device_types="cpu")
 
 
 @_w8a8.register_kernel("cuda")
-def _(
-    q: Tensor,
-    row_scale: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    activation: str,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    config = tuning.choose("w8a8", len(q), q.device)
-    return run(q, row_scale, weight, scale, bias, activation, out_dtype, config)
+def _(q: Tensor, *given: Any) -> Tensor:
+    return run(q, *given, tuning.choose("w8a8", len(q), q.device))
 
 
 @_w8a8.register_fake
-def _(
-    q: Tensor,
-    row_scale: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    activation: str,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    return q.new_empty(q.shape[0], weight.shape[0], dtype=out_dtype)
+def _(q: Tensor, row_scale: Tensor, weight: Tensor, *given: Any) -> Tensor:
+    return q.new_empty(q.shape[0], weight.shape[0], dtype=given[-1])

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from deshi.kernels.epilogue import ACTIVATIONS, finish, sum_splits
-from deshi.kernels.refusal import require
-from deshi.kernels.round_to_nearest import GROUP_SIZES
+from deshi.kernels.round_to_nearest import GROUP_SIZES, Quantized
 from deshi.kernels.triton_or_none import triton
 from deshi.kernels.tuning import Config
 
-DTYPES = (torch.bfloat16, torch.float16)
+NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}  # of the types that the kernels compute in
 
 
 def check(x: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None, activation: str, columns: int) -> None:
@@ -35,38 +34,37 @@ def check(x: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None, ac
     Raises:
         ValueError: with the value, the rule and the fix.
     """
-    require(x.ndim == 2 and x.numel() > 0, f"x is {list(x.shape)}; give a batch [rows, in] that is not empty")
-    require(x.dtype in DTYPES or (x.dtype == torch.float32 and not x.is_cuda), f"x is {x.dtype}; {_TYPES}")
-    require(x.stride(1) == 1, f"x has strides {x.stride()}; its rows must lie in one piece: call contiguous()")
-    groups, rows = scale.shape if scale.ndim == 2 else (0, 0)
-    require(
-        scale.dtype == torch.float32 and groups > 0 and rows == columns and scale.is_contiguous(),
-        f"scale is {scale.dtype} {list(scale.shape)}; the kernels read float32 [groups, {columns}] in one piece",
-    )
-    group = x.shape[1] // groups
-    require(
-        groups == 1 or (group * groups == x.shape[1] and group in GROUP_SIZES),
-        f"{groups} groups do not divide {x.shape[1]} columns into {', '.join(map(str, GROUP_SIZES))}; quantize the "
-        "weight with one of these sizes, or one scale a row",
-    )
-    require(
-        zero is None or (zero.dtype == torch.int8 and zero.shape == scale.shape and zero.is_contiguous()),
-        f"zero is {zero.dtype if zero is not None else None}; zero points are int8 of the scales' shape "
-        f"{list(scale.shape)} in one piece",
-    )
-    require(
-        bias is None or bias.shape == (columns,),
-        f"bias is {list(bias.shape) if bias is not None else []}; give [{columns}]",
-    )
-    require(activation in ACTIVATIONS, f"activation {activation!r} is not known; use one of {', '.join(ACTIVATIONS)}")
-    for name, tensor in (("scale", scale), ("zero", zero), ("bias", bias)):
-        require(
-            tensor is None or tensor.device == x.device,
-            f"{name} is on {tensor.device if tensor is not None else None} and x on {x.device}; move them together",
+    if x.ndim != 2 or not x.numel():
+        raise ValueError(f"x is {list(x.shape)}; give a batch [rows, in] that is not empty")
+    if x.dtype not in NAMES and (x.dtype != torch.float32 or x.is_cuda):
+        raise ValueError(
+            f"x is {x.dtype}; the kernels take bfloat16 or float16, and their references float32 too: cast it"
         )
-
-
-_TYPES = "the kernels take bfloat16 or float16, and their references float32 too: cast it"
+    if x.stride(1) != 1:
+        raise ValueError(f"x has strides {x.stride()}; its rows must lie in one piece: call contiguous()")
+    groups, rows = scale.shape if scale.ndim == 2 else (0, 0)
+    if not (scale.dtype == torch.float32 and groups > 0 and rows == columns and scale.is_contiguous()):
+        raise ValueError(
+            f"scale is {scale.dtype} {list(scale.shape)}; the kernels read float32 [groups, {columns}] in one piece"
+        )
+    group = x.shape[1] // groups
+    if groups > 1 and (group * groups != x.shape[1] or group not in GROUP_SIZES):
+        raise ValueError(
+            f"{groups} groups do not divide {x.shape[1]} columns into {', '.join(map(str, GROUP_SIZES))}; quantize the "
+            "weight with one of these sizes, or one scale a row"
+        )
+    if zero is not None and not (zero.dtype == torch.int8 and zero.shape == scale.shape and zero.is_contiguous()):
+        raise ValueError(
+            f"zero is {zero.dtype} {list(zero.shape)}; zero points are int8 of the scales' shape {list(scale.shape)} "
+            "in one piece"
+        )
+    if bias is not None and bias.shape != (columns,):
+        raise ValueError(f"bias is {list(bias.shape)}; give [{columns}]")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is not known; use one of {', '.join(ACTIVATIONS)}")
+    for name, tensor in (("scale", scale), ("zero", zero), ("bias", bias)):
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; move them together")
 
 
 def launch(
@@ -122,13 +120,5 @@ def reference(
 ) -> Tensor:
     """The product in plain PyTorch and float32 (float64 for float64), from int8 values [N, K]."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    return finish(x.to(wide) @ dequantized(values, scale, zero, wide).t(), bias, activation, x.dtype)
-
-
-def dequantized(values: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """W' [N, K] of int8 values [N, K]."""
-    group = values.shape[1] // scale.shape[0]
-    weight = values.to(scale.dtype)
-    if zero is not None:
-        weight = weight - zero.to(scale.dtype).repeat_interleave(group, dim=0).t()
-    return (weight * scale.repeat_interleave(group, dim=0).t()).to(dtype)
+    weight = Quantized(values=values, scale=scale.t(), zero_point=None if zero is None else zero.t()).dequantized()
+    return finish(x.to(wide) @ weight.to(wide).t(), bias, activation, x.dtype)

@@ -35,6 +35,7 @@ from deshi.kernels.packing import BLOCK, WORDS
 from deshi.kernels.proof.cards import SHARED_LIMIT
 from deshi.kernels.proof.launches import Launch, launches, require_compiler
 from deshi.kernels.tuning import Config
+from deshi.kernels.weight_only import NAMES
 
 BF16, FP16, FP32, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
 INT8, INT32, INT64 = torch.int8, torch.int32, torch.int64
@@ -113,7 +114,7 @@ def weight_only(name: str, config: Config, turn: int) -> Calls:
     zero = empty(INT8, groups, columns) if zeros else None
     weight = empty(INT32, inner // BLOCK, columns, WORDS) if name == "w4a16" else empty(INT8, columns, inner)
     run = w4a16.run if name == "w4a16" else w8a16.run
-    told = f"{short(dtype)}, {f'groups of {group}' if group else 'one group'}{', zeros' if zeros else ''}"
+    told = f"{NAMES[dtype]}, {f'groups of {group}' if group else 'one group'}{', zeros' if zeros else ''}"
     yield f"{told}, {sizes(config)}", partial(run, x, weight, scale, zero, empty(dtype, columns), "none", config)
 
 
@@ -132,7 +133,7 @@ def decode(config: Config, turn: int) -> Calls:
     rows, context = rows_of(config) if config.rows else 63, 8192
     cache = empty(INT8, rows, 8, context, 128), empty(FP32, rows, 8, context)
     given = (empty(dtype, rows, 32, 128), *cache, *cache, empty(INT32, rows), 0.09, config)
-    yield f"{short(dtype)}, {sizes(config)}", partial(kv_decode.run, *given)
+    yield f"{NAMES[dtype]}, {sizes(config)}", partial(kv_decode.run, *given)
 
 
 # The kernels of the tuned files.
@@ -227,8 +228,3 @@ def sizes(config: Config) -> str:
     """A config in a few characters."""
     tile = "x".join(str(size) for size in (config.block_m, config.block_n, config.block_k) if size)
     return f"{tile}, {config.warps} warps, {config.stages} stages"
-
-
-def short(dtype: torch.dtype) -> str:
-    """bfloat16 -> bf16."""
-    return {BF16: "bf16", FP16: "fp16"}[dtype]

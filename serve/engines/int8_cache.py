@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from deshi.kernels import kv_int8
+from deshi.kernels.weight_only import NAMES
 from deshi.serve.engines.slot_cache import At, SlotCache, SlotLayer
 
 ATTENTION = "deshi_int8"
@@ -78,7 +79,7 @@ class Int8Cache(SlotCache):
                 f"the model attends by {config._attn_implementation}, which cannot read an int8 cache; call "
                 f"model.set_attn_implementation({ATTENTION!r}) first"
             )
-        if torch.device(device).type == "cuda" and dtype not in kv_int8.DTYPES:
+        if torch.device(device).type == "cuda" and dtype not in NAMES:
             raise ValueError(f"the model is {dtype}, an int8 cache on a GPU serves bfloat16 or float16; load it so")
         super().__init__(config, slots=slots, context_length=context_length, dtype=dtype, device=device)
 

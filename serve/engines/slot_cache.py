@@ -66,6 +66,12 @@ class SlotLayer(CacheLayerMixin):
         return int(self.keys.shape[2])
 
 
+def heads_of(config: Any) -> tuple[int, int]:
+    """Key-value heads, and the numbers of one."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 class SlotCache(Cache):
     """The layers of a model with full attention, and where they write."""
 
@@ -80,8 +86,7 @@ class SlotCache(Cache):
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
             raise ValueError(f"layers of {sorted(kinds)} need another cache than this engine has; use llamacpp")
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads, size = heads_of(config)
         shape = (slots, heads, context_length, size)
         self.at = At()
         super().__init__(layers=[self.layer(self.at, shape, dtype, device) for _ in range(config.num_hidden_layers)])

@@ -198,9 +198,9 @@ class TorchGenerateEngine:
         ids = torch.tensor([request.ids for request in running])
         logits = self._step(ids, torch.tensor([[request.length] for request in running]))[:, -1].float().cpu()
         done = set()
-        for at, (request, row) in enumerate(zip(running, logits, strict=True)):
+        for at, (request, row, is_nan) in enumerate(zip(running, logits, logits.isnan().any(-1).tolist(), strict=True)):
             request.length += 1
-            if bool(row.isnan().any()):
+            if is_nan:
                 # What lies in its row of the cache would reach whoever gets the row next, through a mask of zeros.
                 self._cache.clear(at)
                 request.tell(RuntimeError("the model's answer is not a number (NaN); its weights or its type overflow"))

@@ -16,7 +16,7 @@ from deshi.serve.serving import MODEL_FOLDER
 
 
 class TorchEngine:
-    """A transformers classifier in fp32, on the GPU where there is one."""
+    """A transformers classifier, on its device."""
 
     def __init__(self, model: Any, threads: int) -> None:
         self._model = model

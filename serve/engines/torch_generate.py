@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from deshi.serve.engines import torch_eager
 from deshi.serve.engines.engine import engine_of
 from deshi.serve.engines.generation import GenerationKind
 from deshi.serve.engines.torch_decode import TorchGenerateEngine
 from deshi.serve.serving import MODEL_FOLDER
 
 
-def load(folder: Path, *, threads: int, slots: int, context_length: int, max_queued: int) -> TorchGenerateEngine:
+def load(folder: Path, **settings: Any) -> TorchGenerateEngine:
     """Opens the model folder beside the builds: `<candidate>/model` for `<candidate>/engines/<build>`."""
     import torch
-    from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
 
     path = folder.parent.parent / MODEL_FOLDER
@@ -28,15 +28,15 @@ def load(folder: Path, *, threads: int, slots: int, context_length: int, max_que
         use_safetensors=True,
         attn_implementation="sdpa",
     )
-    return TorchGenerateEngine(
-        model.eval().to("cuda" if torch.cuda.is_available() else "cpu"),
-        Tokenizer.from_file(str(path / "tokenizer.json")),
-        threads=threads,
-        slots=slots,
-        context_length=context_length,
-        max_queued=max_queued,
-        eos=ends(path),
-    )
+    return started(model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), path, **settings)
+
+
+def started(model: Any, folder: Path, **settings: Any) -> TorchGenerateEngine:
+    """An engine of this model with the tokenizer and the ends of a model folder; see `TorchGenerateEngine`."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return TorchGenerateEngine(model, tokenizer, eos=ends(folder), **settings)
 
 
 def ends(model: Path) -> frozenset[int]:
@@ -49,10 +49,4 @@ def ends(model: Path) -> frozenset[int]:
     return frozenset()
 
 
-def missing() -> str | None:
-    """See `GenerationKind`."""
-    absent = [name for name in ("torch", "transformers") if find_spec(name) is None]
-    return f"{absent[0]} is not installed; pip install torch transformers" if absent else None
-
-
-KIND = GenerationKind(name="torch_generate", schemes=("fp32", "bf16"), load=load, missing=missing)
+KIND = GenerationKind(name="torch_generate", schemes=("fp32", "bf16"), load=load, missing=torch_eager.missing)

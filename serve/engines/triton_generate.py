@@ -7,40 +7,29 @@ Requests are batched by `torch_decode.py`, as those of the plain PyTorch engine 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from deshi.serve.engines.generation import GenerationKind
 from deshi.serve.engines.torch_decode import TorchGenerateEngine
-from deshi.serve.engines.torch_generate import ends
+from deshi.serve.engines.torch_generate import started
 from deshi.serve.engines.triton_model import SCHEMES, missing, open_model
 from deshi.serve.serving import MODEL_FOLDER
 
 
-def load(folder: Path, *, threads: int, slots: int, context_length: int, max_queued: int) -> TorchGenerateEngine:
+def load(folder: Path, **settings: Any) -> TorchGenerateEngine:
     """Opens `engines/triton-<scheme>/`; the tokenizer is that of the model folder beside the builds.
 
     Raises:
         ValueError: if the build is not quantized as the kernels run it, or the model's attention cannot use the cache.
     """
-    from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM
 
     from deshi.serve.engines.decode_graphs import DecodeGraphs
     from deshi.serve.engines.int8_cache import ATTENTION, Int8Cache
 
-    path = folder.parent.parent / MODEL_FOLDER
     model = open_model(folder, AutoModelForCausalLM)
     model.set_attn_implementation(ATTENTION)
-    return TorchGenerateEngine(
-        model,
-        Tokenizer.from_file(str(path / "tokenizer.json")),
-        threads=threads,
-        slots=slots,
-        context_length=context_length,
-        max_queued=max_queued,
-        eos=ends(path),
-        cache=Int8Cache,
-        step=DecodeGraphs,
-    )
+    return started(model, folder.parent.parent / MODEL_FOLDER, cache=Int8Cache, step=DecodeGraphs, **settings)
 
 
 KIND = GenerationKind(name="triton", schemes=SCHEMES, load=load, missing=missing)

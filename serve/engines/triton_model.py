@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from deshi.serve.engines import torch_eager
+
 SCHEMES = ("w4a16", "w8a16", "w8a8")
 ASKED_FOR = "DESHI_REFERENCE_KERNELS"
 
@@ -40,9 +42,8 @@ def open_model(folder: Path, auto_class: Any) -> Any:
 
 def missing() -> str | None:
     """Why this machine cannot run it, or None."""
-    absent = [name for name in ("torch", "transformers") if find_spec(name) is None]
-    if absent:
-        return f"{absent[0]} is not installed; pip install torch transformers"
+    if (absent := torch_eager.missing()) is not None:
+        return absent
     if os.environ.get(ASKED_FOR) == "1":
         return None
     import torch

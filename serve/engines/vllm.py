@@ -9,7 +9,6 @@ vLLM has no wheel for this house's development machines: what follows is written
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from importlib.util import find_spec
@@ -126,11 +125,14 @@ def load(folder: Path, *, threads: int, slots: int, context_length: int, max_que
 
 
 def cache_bytes(model: Path, tokens: int) -> int:
-    """What keys and values of so many tokens take in 16 bits, with a block of 16 tokens to spare for each 16."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    return 2 * 2 * config["num_hidden_layers"] * heads * size * 2 * max(tokens, 16)
+    """What keys and values of twice so many tokens take in 16 bits: vLLM gives them out in blocks."""
+    from transformers import AutoConfig
+
+    from deshi.serve.engines.slot_cache import heads_of
+
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=True)
+    heads, size = heads_of(config)
+    return 2 * 2 * config.num_hidden_layers * heads * size * 2 * tokens
 
 
 def missing() -> str | None:

@@ -50,7 +50,7 @@ def test_every_engine_of_the_house_runs_here():
 
 def test_an_absent_runtime_is_refused_in_one_sentence(monkeypatch, tmp_path):
     for name, kind in ENGINES.items():
-        module = "triton_model" if name == "triton" else name
+        module = "torch_eager" if name == "triton" else name
         monkeypatch.setattr(f"deshi.serve.engines.{module}.find_spec", lambda package: None)
         assert "is not installed; pip install" in str(kind.missing())
         with pytest.raises(ValueError, match=f"engine '{name}' cannot run here: .* is not installed"):

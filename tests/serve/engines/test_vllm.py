@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 import pytest
 from tokenizers import Tokenizer, models
+from transformers import LlamaConfig
 
 from deshi.serve.engines import vllm
 from deshi.serve.engines.generation import GenerationParams
@@ -47,7 +47,7 @@ def test_the_token_that_came_is_told_with_the_likeliest_best_first():
 def test_the_cache_has_room_for_twice_the_tokens(tmp_path):
     """Two layers of keys and values, 4 heads of 8 numbers, 2 bytes each: 256 bytes a token."""
     shape = {"num_hidden_layers": 2, "num_key_value_heads": 4, "num_attention_heads": 8, "hidden_size": 64}
-    (tmp_path / "config.json").write_text(json.dumps(shape))
+    LlamaConfig(**shape).save_pretrained(tmp_path)
     assert vllm.cache_bytes(tmp_path, 1000) == 2 * 256 * 1000
 
 
