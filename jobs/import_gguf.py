@@ -10,7 +10,6 @@ runs it (scaled positions, experts), is refused. OUT appears in one step, or not
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from deshi.jobs.data.model_folder import check_model_folder
 from deshi.jobs.exporters.gguf_layout import LAYOUTS
 from deshi.jobs.exporters.gguf_weights import filled
 from deshi.jobs.gguf_tokenizer import GgufTokenizer, read_metadata, write_folder
+from deshi.serve.durable import folder_in_one_step, refuse_in_use
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -34,20 +34,16 @@ def import_gguf(source: Path, out: Path) -> None:
         ValueError: in one sentence, before anything is written, for a file that cannot be read or an `out` in use.
     """
     header = read_header(source)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder; name another one or remove it")
+    refuse_in_use(out)
     try:
         config, tokenizer = _read(header)
         model = filled(config, source, header)
     except ValueError as error:
         raise ValueError(f"{source} cannot be imported: {error}") from None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name:
-        folder = Path(name) / "model"
+    with folder_in_one_step(out) as folder:
         model.save_pretrained(folder)
         write_folder(tokenizer, folder, max_length=config.max_position_embeddings)
         check_model_folder(folder)
-        folder.rename(out)
 
 
 def _read(header: GgufHeader) -> tuple[PretrainedConfig, GgufTokenizer]:

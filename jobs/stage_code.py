@@ -20,8 +20,6 @@ _TRAINING = (
     "data/tokens.py",
     "stages/language_apprentice.py",
     "stages/sequence_batches.py",
-    "stages/sequence_losses.py",
-    "stages/topk_loss.py",
     "../kernels/through_head.py",
     "../kernels/kd_loss.py",
     "../kernels/div*.py",
@@ -40,9 +38,7 @@ _CUTTING = (
     "stages/prune_lm.py",
     "stages/prune_schedule.py",
 )
-_INTEGERS = tuple(
-    f"../kernels/{name}.py" for name in ("int8", "round_to_nearest", "packing", "compressed_tensors")
-)
+_INTEGERS = tuple(f"../kernels/{name}.py" for name in ("int8", "round_to_nearest", "packing", "compressed_tensors"))
 # What the engine `triton` computes with, and how fast.
 _KERNELS = (
     *_INTEGERS,

@@ -216,7 +216,7 @@ def _decode(
 
 @_decode.register_kernel("cuda")
 def _(query: Tensor, *given: Any) -> Tensor:
-    return kv_decode.run(query, *given, tuning.choose("kv_int8", len(query), query.device))
+    return kv_decode.run(*(query, *given, tuning.choose("kv_int8", len(query), query.device)))
 
 
 @_decode.register_fake

@@ -256,7 +256,7 @@ def _w4a16(
 
 @_w4a16.register_kernel("cuda")
 def _(x: Tensor, *given: Any) -> Tensor:
-    return run(x, *given, tuning.choose("w4a16", len(x), x.device))
+    return run(*(x, *given, tuning.choose("w4a16", len(x), x.device)))
 
 
 @_w4a16.register_fake

@@ -212,7 +212,7 @@ def _w8a16(
 
 @_w8a16.register_kernel("cuda")
 def _(x: Tensor, *given: Any) -> Tensor:
-    return run(x, *given, tuning.choose("w8a16", len(x), x.device))
+    return run(*(x, *given, tuning.choose("w8a16", len(x), x.device)))
 
 
 @_w8a16.register_fake

@@ -195,7 +195,7 @@ _w8a8 = torch.library.custom_op("deshi::w8a8", reference, mutates_args=(), devic
 
 @_w8a8.register_kernel("cuda")
 def _(q: Tensor, *given: Any) -> Tensor:
-    return run(q, *given, tuning.choose("w8a8", len(q), q.device))
+    return run(*(q, *given, tuning.choose("w8a8", len(q), q.device)))
 
 
 @_w8a8.register_fake

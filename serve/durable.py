@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,29 @@ def in_one_step(path: Path, *, private: bool = False) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_in_use(folder: Path) -> None:
+    """Raises ValueError if something is there that a new folder would hide or lose."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder; name another one or remove it")
+
+
+@contextmanager
+def folder_in_one_step(path: Path) -> Iterator[Path]:
+    """A folder that is to be made beside `path`: it takes that place when the block ends, and is gone if it fails.
+
+    Raises:
+        ValueError: if there is something at `path` already.
+    """
+    refuse_in_use(path)
+    # In a folder that exists: parents that are not there yet are made when there is something to put in them.
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=there) as beside:
+        partial = Path(beside) / path.name
+        yield partial
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.rename(path)
 
 
 def sync(path: Path) -> None:

@@ -7,8 +7,9 @@ what stock transformers, vLLM and SGLang load.
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
+
+from deshi.serve.durable import folder_in_one_step
 
 
 def export_integers(model_folder: Path, out_folder: Path, *, scheme: str) -> None:
@@ -39,11 +40,6 @@ def quantize_folder(model: str, out: Path, *, scheme: str) -> None:
     from deshi.jobs.stages.prune import copy_tokenizer
 
     source = check_model_folder(model)
-    if out.exists():
-        raise ValueError(f"{out} exists; remove it, or name a folder that does not exist yet")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name:
-        made = Path(name) / "model"
-        export_integers(source, made, scheme=scheme)
-        copy_tokenizer(source, made)
-        made.rename(out)
+    with folder_in_one_step(out) as folder:
+        export_integers(source, folder, scheme=scheme)
+        copy_tokenizer(source, folder)

@@ -5,12 +5,13 @@ only there does ZeRO-3 gather a weight that is read. Hidden states are taken at 
 through the head in chunks (`through_head.py`), so [tokens, vocabulary] never exists. Where the head is tied to the
 embeddings, both uses of the one weight add to its gradient. What is learned from, in this order:
 
-    asked     an online teacher's hidden states at the same targets and its head       sequence_losses.online_loss
-    answers   the teacher's cached top k of every target, in the batch                 topk_loss.topk_loss
+    asked     an online teacher's hidden states at the same targets and its head       kd_loss, TeacherHead
+    answers   the teacher's cached top k of every target, in the batch                 kd_loss, TopK
     text      nothing but the tokens themselves: the control                           cross-entropy
 
-The embeddings are trained whole (not as `seen_pieces.py` does): a tied one is the head, and every piece of the
-vocabulary takes part in every softmax.
+Losses are those of losses.py with the same conventions, made by kernels/kd_loss.py: in plain PyTorch on a CPU, by
+Triton kernels on a GPU. The embeddings are trained whole (not as `seen_pieces.py` does): a tied one is the head, and
+every piece of the vocabulary takes part in every softmax.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ from deshi.jobs.stages.plain_head import refuse_altered_logits
 from deshi.jobs.stages.prune import copy_tokenizer
 from deshi.jobs.stages.prune_lm import GENERATION_CONFIG
 from deshi.jobs.stages.sequence_batches import SequenceBatches
-from deshi.jobs.stages.sequence_losses import online_loss
-from deshi.jobs.stages.topk_loss import topk_loss
 from deshi.jobs.storage import Storage
+from deshi.kernels.kd_loss import TeacherHead, TopK, kd_loss
 from deshi.kernels.through_head import sequence_cross_entropy
 
 if TYPE_CHECKING:
@@ -82,23 +82,26 @@ class LanguageApprentice(nn.Module):
     def forward(self, batch: Batch, asked: Asked | None) -> Tensor:
         """The weighted loss of a micro-batch as `SequenceBatches.at` gives it, a scalar."""
         job, hidden, labels = self.job, self.hidden(batch), targets_of(batch)
-        how: dict[str, Any] = {
-            "loss": job.loss,
-            "temperature": job.temperature,
-            "alpha": job.alpha,
-            "labels": labels,
-            "distil_weight": job.distil_weight,
-            "ce_weight": job.label_weight,
-            "vocabulary": self.vocabulary,
-        }
+        target: TeacherHead | TopK
         if asked is not None:
-            loss = online_loss(hidden, self.head, *asked, **how).total
+            target = TeacherHead(*asked)
         elif "answer_ids" in batch:
-            answers = batch["answer_ids"], batch["answer_log_probs"], batch["answer_tail"]
-            loss = topk_loss(hidden, self.head, *answers, **how).total
+            target = TopK(batch["answer_ids"], batch["answer_log_probs"], batch["answer_tail"])
         else:
-            loss = job.label_weight * sequence_cross_entropy(hidden, self.head, labels)
-        return loss * batch["weight"]
+            return job.label_weight * sequence_cross_entropy(hidden, self.head, labels) * batch["weight"]
+        loss = kd_loss(
+            hidden,
+            self.head,
+            target,
+            kind=job.loss,
+            temperature=job.temperature,
+            alpha=job.alpha,
+            labels=labels,
+            distil_weight=job.distil_weight,
+            ce_weight=job.label_weight,
+            vocabulary=self.vocabulary,
+        )
+        return loss.total * batch["weight"]
 
     def loss(self, engine: Any, teacher: LanguageApprentice | None, batch: Batch, job: TrainJob) -> Tensor:
         """The loss of a micro-batch. `engine` is this module as DeepSpeed calls it, with its weights in place."""

@@ -46,28 +46,17 @@ def quantize(model_folder: Path, out_folder: Path, *, scheme: str, load: Callabl
     if not inside:
         raise ValueError(f"{model_folder} has no linear layer in a numbered stack of layers; nothing to quantize")
     made = scheme_for(scheme, sorted({module.in_features for module in inside.values()}))
-    state = {name: tensor.to(STORED) if tensor.is_floating_point() else tensor for name, tensor in tensors_of(model)}
+    integers: dict[str, torch.Tensor] = {}
     for name, module in inside.items():
-        del state[f"{name}.weight"]
         try:
             tensors = compress(module.weight, made, STORED)
         except ValueError as error:
             raise ValueError(f"layer {name}: {error}") from None
-        state |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+        integers |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+    model.to(STORED)
+    rest = {name: tensor for name, tensor in model.state_dict().items() if name.removesuffix(".weight") not in inside}
     model.config.quantization_config = config_of(made, [name for name in linear if name not in inside])
-    model.config.dtype = STORED
-    model.save_pretrained(out_folder, state_dict=state)
-
-
-def tensors_of(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """What a folder holds of a model: tied tensors once."""
-    seen: set[int] = set()
-    once = []
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            once.append((name, tensor.detach()))
-        seen.add(id(tensor))
-    return once
+    model.save_pretrained(out_folder, state_dict=rest | integers)
 
 
 def fake_quantize(model_folder: Path, out_folder: Path, *, load: Callable[[Path], Any]) -> None:

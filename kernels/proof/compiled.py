@@ -18,10 +18,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+from deshi.kernels.figures import Figure, figure, print_figures, table
 from deshi.kernels.proof import cases
 from deshi.kernels.proof.cards import OF_ARCHITECTURE, SHARED_LIMIT
 from deshi.kernels.proof.cases import Case
-from deshi.kernels.proof.figures import Figure, figure, print_figures, table
 from deshi.kernels.proof.launches import compiled
 from deshi.kernels.proof.machine_code import TENSOR_CORE, Code, read
 from deshi.kernels.proof.work import SHAPES

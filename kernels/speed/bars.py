@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from deshi.kernels.figures import Figure, figure
 from deshi.kernels.proof.cards import Card
-from deshi.kernels.proof.figures import Figure, figure
 from deshi.kernels.proof.work import loss
 from deshi.kernels.speed.contest import OURS, Measured
 from deshi.kernels.speed.loss_peers import LIGER

@@ -13,9 +13,9 @@ from functools import partial
 
 import torch
 
+from deshi.kernels.figures import bars, print_figures, table
 from deshi.kernels.proof import work
 from deshi.kernels.proof.cards import Card, card_of
-from deshi.kernels.proof.figures import bars, print_figures, table
 from deshi.kernels.speed import loss_peers, stream_peers
 from deshi.kernels.speed.bars import figures_of
 from deshi.kernels.speed.contest import OURS, Contender, Entry, Measured, as_tensor, chosen, contest, cuda_device

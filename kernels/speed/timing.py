@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy import stats
 
 Call = Callable[[], object]
 Stopwatch = Callable[[], float]  # seconds a call, over one round
@@ -44,14 +45,11 @@ def copies(bytes_of_weight: int, bytes_of_cache: int) -> int:
 
 
 def interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The median of samples, and its interval."""
-    ordered = sorted(samples)
-    n, outside, k = len(ordered), 0.0, 0
-    while k < (n - 1) // 2 and outside + math.comb(n, k) / 2**n <= (1 - confidence) / 2:
-        outside += math.comb(n, k) / 2**n
-        k += 1
-    k = max(k, 1)
-    return Interval(statistics.median(ordered), ordered[k - 1], ordered[n - k])
+    """The median of samples, and its interval: from the least to the greatest where samples are too few for one."""
+    median = statistics.median(samples)
+    ends = stats.quantile_test(samples, q=median, p=0.5).confidence_interval(confidence)
+    low, high = (min(samples), max(samples)) if math.isnan(ends.low) else (float(ends.low), float(ends.high))
+    return Interval(median, low, high)
 
 
 def faster(mine: Sequence[float], other: Sequence[float]) -> Interval:

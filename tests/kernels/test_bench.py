@@ -7,9 +7,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from deshi.kernels.figures import bars, figure, print_figures, table
 from deshi.kernels.proof import work
 from deshi.kernels.proof.cards import CARDS, SHARED_LIMIT, card_of
-from deshi.kernels.proof.figures import bars, figure, print_figures, table
 from deshi.kernels.speed import bench, loss_peers, peers, stream_peers
 from deshi.kernels.speed.bars import figures_of
 from deshi.kernels.speed.contest import OURS, Entry, Measured, NotHere, as_tensor, contest, relative_error

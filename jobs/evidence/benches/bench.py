@@ -16,7 +16,6 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -33,12 +32,12 @@ from deshi.jobs.exporters import table as exporters
 from deshi.jobs.exporters.onnx import trace
 from deshi.jobs.stages.builds import link_or_copy
 from deshi.jobs.storage import Storage
+from deshi.kernels.figures import Figure, figure, print_figures
 from deshi.serve.engines.engine import Engine
 from deshi.serve.engines.table import engine
 from deshi.serve.release import Manifest
 from deshi.serve.serving import ENGINES_FOLDER, MODEL_FOLDER, SHAPE_CLASSES, Serving
 
-Figure = dict[str, Any]
 SPEED_BAR, ACCURACY_BAR, ENGINE_BAR, FUSION_BAR, RPS_BAR, P99_BAR = 9.4, 0.968, 1.03, 1.1, 2.0, 0.5
 EAGER = "torch_eager-fp32"
 PLAIN = "plain int8"
@@ -60,13 +59,7 @@ def main(run: str) -> None:
         *endpoint(storage.fetch(manifest.lineage["served"]), texts(storage, manifest, "validation")),
         *overhead(storage, manifest),
     ]
-    print(json.dumps({"figures": figures}, ensure_ascii=False))
-
-
-def figure(name: str, value: float, unit: str, *, bar: float | None = None, at_least: bool = True) -> Figure:
-    """One row of the last line; `holds` is None where there is no bar."""
-    holds = None if bar is None else bool(value >= bar if at_least else value <= bar)
-    return {"name": name, "value": round(value, 4), "unit": unit, "bar": bar, "holds": holds}
+    print_figures(figures)
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

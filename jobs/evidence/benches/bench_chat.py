@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike
 from transformers.utils.logging import disable_progress_bar
 
 from deshi.jobs.data.sequences import SequenceSplits
-from deshi.jobs.evidence.benches.bench import Figure, figure, show
+from deshi.jobs.evidence.benches.bench import show
 from deshi.jobs.evidence.benches.bench_training import training
 from deshi.jobs.evidence.benches.plain_llamacpp import plain
 from deshi.jobs.evidence.felt.chat_load import ask_once, in_own_process, tokens_per_second
@@ -41,6 +41,7 @@ from deshi.jobs.evidence.felt.endpoint import running
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.stages.builds import link_or_copy, size_mb
 from deshi.jobs.storage import Storage
+from deshi.kernels.figures import Figure, figure, print_figures
 from deshi.serve.chat_template import Prompts
 from deshi.serve.engines.llamacpp import MODEL_FILE
 from deshi.serve.release import Manifest
@@ -84,7 +85,7 @@ def main(run: str) -> None:
             confidence=CONFIDENCE,
             seed=0,
         )
-    print(json.dumps({"figures": figures}, ensure_ascii=False))
+    print_figures(figures)
 
 
 def apart(*words: Any, **named: Any) -> list[Figure]:

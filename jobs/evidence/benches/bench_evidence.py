@@ -10,7 +10,6 @@ A proof joins as a function of the run's folder that prints its table and return
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +21,12 @@ import pyarrow.parquet as pq
 from scipy import stats
 
 from deshi.jobs.evidence.benches import gate_simulation, page_proof
-from deshi.jobs.evidence.benches.bench import Figure, figure, show
+from deshi.jobs.evidence.benches.bench import show
 from deshi.jobs.evidence.benches.gate_simulation import PLANTED, SLICE_ROWS, Stored
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.finished_run import ANSWERS_FILE, EVIDENCE_FILE, RELEASE_FOLDER
 from deshi.jobs.storage import Storage
+from deshi.kernels.figures import Figure, figure, print_figures
 from deshi.serve.release import Manifest
 from deshi.serve.statistics import rows_needed
 
@@ -40,7 +40,7 @@ BLOCKED_BAR = 95
 def main(run: str) -> None:
     """Prints the tables and the figures of a finished run."""
     figures = [found for proof in PROOFS for found in proof(Path(run))]
-    print(json.dumps({"figures": figures}, ensure_ascii=False))
+    print_figures(figures)
 
 
 def non_inferiority(run: Path, *, draws: int = DRAWS) -> list[Figure]:

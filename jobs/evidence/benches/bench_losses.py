@@ -13,7 +13,6 @@ are part of it. The last line is one JSON object `{"figures": [...]}`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -25,7 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from deshi.jobs.evidence.benches.bench import figure, show
+from deshi.jobs.evidence.benches.bench import show
+from deshi.kernels.figures import figure, print_figures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,10 +134,10 @@ def plain_kl(given: dict[str, Tensor]) -> Tensor:
 
 def our_kl(given: dict[str, Tensor]) -> Tensor:
     """deshi, full vocabulary."""
-    from deshi.jobs.stages.sequence_losses import online_loss
+    from deshi.kernels.kd_loss import TeacherHead, kd_loss
 
-    names = ("hidden", "head", "teacher_hidden", "teacher_head")
-    return online_loss(*(given[name] for name in names), loss="forward_kl", temperature=1.0, alpha=0.0).total
+    target = TeacherHead(given["teacher_hidden"], given["teacher_head"])
+    return kd_loss(given["hidden"], given["head"], target, kind="forward_kl", temperature=1.0, alpha=0.0).total
 
 
 def liger_kl(given: dict[str, Tensor], *, compiled: bool) -> Tensor:
@@ -166,11 +166,13 @@ def our_ce(given: dict[str, Tensor]) -> Tensor:
 
 def our_topk(given: dict[str, Tensor]) -> Tensor:
     """deshi, cached answers and cross-entropy in one pass."""
-    from deshi.jobs.stages.topk_loss import topk_loss
+    from deshi.kernels.kd_loss import TopK, kd_loss
 
-    return topk_loss(
-        *(given[name] for name in ("hidden", "head", "ids", "log_probs", "log_tail")),
-        loss="forward_kl",
+    return kd_loss(
+        given["hidden"],
+        given["head"],
+        TopK(given["ids"], given["log_probs"], given["log_tail"]),
+        kind="forward_kl",
         temperature=1.0,
         alpha=0.0,
         labels=given["labels"],
@@ -220,7 +222,7 @@ def report(seconds: dict[str, list[float]], peaks: dict[str, float]) -> None:
         ("loss and gradients", "s, fastest", "s, median", "time", "peak MB", "peak"),
         rows,
     )
-    print(json.dumps({"figures": figures}))
+    print_figures(figures)
 
 
 def over(seconds: dict[str, list[float]], name: str, other: str) -> float:

@@ -1,7 +1,7 @@
 """What a training step of a language model takes: cached answers beside cross-entropy, packed rows beside padded ones.
 
 Steps are forward, loss and backward on one machine, fp32, of the student's own loss functions and batches
-(`sequence_batches.py`, `topk_loss.py`, `through_head.py`); no optimizer, no Ray. In each round every kind of step is
+(`sequence_batches.py`, `kd_loss.py`, `through_head.py`); no optimizer, no Ray. In each round every kind of step is
 taken once on the same sequences, in an order drawn anew, and only times of the same round are divided:
 
     answers    the mixed loss of cached top-k answers and cross-entropy, packed rows
@@ -24,9 +24,10 @@ import numpy as np
 
 from deshi.jobs.data.packing import IGNORED, collate
 from deshi.jobs.data.render import Sequences
-from deshi.jobs.evidence.benches.bench import Figure, figure, show
+from deshi.jobs.evidence.benches.bench import show
 from deshi.jobs.stages.sequence_answers import TOP_K, pack, unpack
 from deshi.jobs.stages.sequence_batches import PAD_ID, packed_rows
+from deshi.kernels.figures import Figure, figure
 from deshi.serve.statistics import ratio_of_medians_interval
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ def step(model: Any, batch: Batch, answers: tuple[Tensor, Tensor, Tensor], loss:
 
 
 def _mixed(hidden: Tensor, head: Tensor, labels: Tensor, answers: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    from deshi.jobs.stages.topk_loss import topk_loss
+    from deshi.kernels.kd_loss import TopK, kd_loss
 
-    settings: dict[str, Any] = {"loss": "forward_kl", "temperature": 1.0, "alpha": 0.0}
-    return topk_loss(hidden, head, *answers, **settings, labels=labels, distil_weight=0.5, ce_weight=0.5).total
+    settings: dict[str, Any] = {"kind": "forward_kl", "temperature": 1.0, "alpha": 0.0}
+    return kd_loss(hidden, head, TopK(*answers), **settings, labels=labels, distil_weight=0.5, ce_weight=0.5).total
 
 
 def _text(hidden: Tensor, head: Tensor, labels: Tensor, _: Any) -> Tensor:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from deshi.jobs.evidence.benches.bench import Figure, figure, show
+from deshi.jobs.evidence.benches.bench import show
 from deshi.jobs.evidence.page import report
 from deshi.jobs.evidence.page.link_check import check
 from deshi.jobs.evidence.page.portfolio_page import DATA_FILE
@@ -20,6 +20,7 @@ from deshi.jobs.evidence.page.portfolio_schema import Portfolio
 from deshi.jobs.evidence.schema import Evidence
 from deshi.jobs.finished_run import EVIDENCE_FILE
 from deshi.jobs.portfolio import FOLDER
+from deshi.kernels.figures import Figure, figure
 from deshi.serve.texts import LANGUAGES
 
 MOST_MB, OVERHEAD_BAR = 6.0, 1.3

@@ -114,7 +114,7 @@ def test_the_command(models, tmp_path):
     told = CliRunner().invoke(app, ["quantize", str(models / "llama"), str(tmp_path / "made"), "--scheme", "w4a16"])
     assert told.exit_code == 0 and told.stdout.strip() == str(tmp_path / "made")
     again = CliRunner().invoke(app, ["quantize", str(models / "llama"), str(tmp_path / "made"), "--scheme", "w4a16"])
-    assert again.exit_code == 2 and "exists; remove it" in again.stderr
+    assert again.exit_code == 2 and "exists and is not an empty folder" in again.stderr
     twice = CliRunner().invoke(app, ["quantize", str(tmp_path / "made"), str(tmp_path / "twice"), "--scheme", "w8a8"])
     assert twice.exit_code == 2 and "is quantized already (compressed-tensors)" in twice.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]

@@ -1,4 +1,4 @@
-"""Tables in plain text, and the last line of a report: one JSON object `{"figures": [...]}`."""
+"""The last line of every report and benchmark, one JSON object `{"figures": [...]}`, and tables in plain text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def figure(name: str, value: float | None, unit: str, *, bar: float | None = Non
 
 def print_figures(figures: Sequence[Figure]) -> None:
     """The last line."""
-    print(json.dumps({"figures": list(figures)}))
+    print(json.dumps({"figures": list(figures)}, ensure_ascii=False))
 
 
 def bars(figures: Iterable[Figure]) -> str:

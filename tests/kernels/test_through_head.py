@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deshi.jobs.stages.sequence_losses import online_loss
-from deshi.jobs.stages.topk_loss import topk_loss
 from deshi.kernels import through_head
+from deshi.kernels.kd_loss import TeacherHead, TopK, kd_loss
 from deshi.kernels.through_head import sequence_cross_entropy
 
 N, V, D, DT, K = 23, 41, 6, 9, 5
@@ -27,6 +26,14 @@ SETTINGS = [
     ("skew_kl", 0.1),
     ("skew_kl", 0.0),
 ]
+
+
+def online_loss(h, w, ht, wt, *, loss, **settings):
+    return kd_loss(h, w, TeacherHead(ht, wt), kind=loss, **settings)
+
+
+def topk_loss(h, w, ids, log_probs, log_tail, *, loss, **settings):
+    return kd_loss(h, w, TopK(ids, log_probs, log_tail), kind=loss, **settings)
 
 
 @pytest.fixture(autouse=True)
