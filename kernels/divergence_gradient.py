@@ -222,20 +222,27 @@ def run_divergence(
         student_logits.shape[1],
         student_logits.stride(0),
         teacher_logits.stride(0),
-        float(temperature),
-        1.0 / temperature,
-        float(alpha),
-        1.0 - alpha,
-        float(distil_weight),
-        float(ce_weight),
-        KIND=at_its_edge(kind, alpha),
+        *numbers_of(temperature, alpha, distil_weight, ce_weight),
         PLAIN=temperature == 1,
-        BLOCK=config.block_n,
-        WIDTH=16 // student_logits.element_size(),
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **sizes_of(student_logits, kind, alpha, config),
     )
     return values
+
+
+def numbers_of(temperature: float, alpha: float, distil_weight: float, ce_weight: float) -> tuple[float, ...]:
+    """What the loss kernels compute with: T, 1 / T, alpha, 1 - alpha and both weights."""
+    return float(temperature), 1.0 / temperature, float(alpha), 1.0 - alpha, float(distil_weight), float(ce_weight)
+
+
+def sizes_of(logits: Tensor, kind: str, alpha: float, config: Config) -> dict[str, Any]:
+    """What they are compiled for."""
+    return {
+        "KIND": at_its_edge(kind, alpha),
+        "BLOCK": config.block_n,
+        "WIDTH": 16 // logits.element_size(),
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+    }
 
 
 def reference(

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deshi.kernels.divergence_gradient import check_logits, labels_of
-from deshi.kernels.divergences import at_its_edge, check_settings, log_softmax, row_divergence, terms
+from deshi.kernels.divergence_gradient import check_logits, labels_of, numbers_of, sizes_of
+from deshi.kernels.divergences import check_settings, log_softmax, row_divergence, terms
 from deshi.kernels.online_softmax import LOWEST, SIZES, exp, get, label_of, numbers, observe, put, settle, takes
 from deshi.kernels.through_head import at_least_float32, blocks
 from deshi.kernels.triton_or_none import jit, tl, triton
@@ -221,19 +221,10 @@ def run_topk(
         student_logits.shape[1],
         listed,
         student_logits.stride(0),
-        float(temperature),
-        1.0 / temperature,
-        float(alpha),
-        1.0 - alpha,
-        float(distil_weight),
-        float(ce_weight),
+        *numbers_of(temperature, alpha, distil_weight, ce_weight),
         NO_MASS=NO_MASS,
-        KIND=at_its_edge(kind, alpha),
         OUTCOMES=triton.next_power_of_2(listed + (log_tail is not None)),
-        BLOCK=config.block_n,
-        WIDTH=16 // student_logits.element_size(),
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **sizes_of(student_logits, kind, alpha, config),
     )
     return values
 

@@ -58,6 +58,24 @@ def test_kernels_import_without_cuda():
     assert told.stdout.strip() == "False"
 
 
+def test_kernels_import_and_their_references_run_without_triton():
+    names = [f"deshi.{'.'.join(p.relative_to(ROOT).with_suffix('').parts)}" for p in (ROOT / "kernels").rglob("*.py")]
+    code = f"""
+import importlib, sys
+sys.modules["triton"] = None
+for name in {sorted(names)!r}:
+    importlib.import_module(name)
+import torch
+from deshi.kernels.packing import fill_rows
+from deshi.kernels.w8a16 import w8a16
+weight = torch.arange(32, dtype=torch.int8).reshape(2, 16)
+print(w8a16(torch.ones(1, 16), fill_rows(weight), torch.ones(1, 2), None, None).tolist())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert told.stdout.strip() == "[[120.0, 376.0]]"
+
+
 def test_the_command_line_starts_fast_and_imports_lazily():
     code = "import sys, deshi.jobs.cli; print([m for m in ('torch', 'ray', 'pydantic', 'pyarrow') if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -97,7 +115,7 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path):
         "    module = importlib.import_module(name)\n"
         "    assert str(site) in module.__file__, (name, module.__file__)\n"
         "page = [f'jobs/evidence/page/templates/{name}' for name in ('page.html', 'style.css', 'report.md')]\n"
-        "data = (*page, 'cluster/runtime_env.yaml')\n"
+        "data = (*page, 'cluster/runtime_env.yaml', 'kernels/tuned/default.json')\n"
         "print(all((site / 'deshi' / name).is_file() for name in data))"
     )
     told = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=300)

@@ -7,7 +7,11 @@ from deshi.kernels.triton_or_none import triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter cuts a float32 to bfloat16, a device rounds it.
-EPS = {torch.bfloat16: 2**-8 if DEVICE == "cuda" else 2**-7, torch.float16: 2**-11}
+EPS = {
+    torch.bfloat16: 2**-8 if DEVICE == "cuda" else 2**-7,
+    torch.float16: 2**-11,
+    torch.float32: 2**-24,
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -25,14 +29,22 @@ def device() -> str:
 
 
 @pytest.fixture(scope="session")
-def within():
-    """Holds a 16-bit result to a float64 one: each output within its own bound, plus the rounding of its type."""
+def share_of_bound():
+    """How much of its bound a result uses, at its worst output: that of the kernel, plus the rounding of its type."""
 
-    def check(got, exact, bound):
+    def share(got, exact, bound):
         assert got.shape == exact.shape
-        error = (got.double().cpu() - exact).abs()
         allowed = bound + EPS[got.dtype] * exact.abs() + torch.finfo(got.dtype).tiny
-        worst = (error / allowed).max().item()
-        assert worst <= 1, f"{worst:.2f} times the stated bound, at most {error.max().item():.3g} off"
+        return ((got.double().cpu() - exact).abs() / allowed).max().item()
+
+    return share
+
+
+@pytest.fixture(scope="session")
+def opchecked():
+    """PyTorch's own tests of an operator: schema, autograd registration, fake kernel, dynamic shapes."""
+
+    def check(operator, *given):
+        return set(torch.library.opcheck(operator, given).values()) == {"SUCCESS"}
 
     return check

@@ -77,25 +77,25 @@ def run(query, cache, lengths, scaling, device, **sizes):
     seed=st.integers(0, 99),
 )
 def test_it_is_the_attention(
-    device, within, slots, kv_heads, group, size, context, share, dtype, programs, index, seed
+    device, share_of_bound, slots, kv_heads, group, size, context, share, dtype, programs, index, seed
 ):
     cache = filled(slots, kv_heads, context, size, seed)
     n = 1 + seed % slots
     query = tokens(n, kv_heads * group, size, seed=seed, dtype=dtype)
     lengths = (torch.rand(n, generator=torch.Generator().manual_seed(seed)) * share * context).to(index)
     exact, bound = exact_and_bound(query, cache, lengths, size**-0.5)
-    within(run(query, cache, lengths, size**-0.5, device, programs=programs), exact, bound)
-    within(kv_int8.decode(query, *cache, lengths, size**-0.5), exact, bound)
+    assert share_of_bound(run(query, cache, lengths, size**-0.5, device, programs=programs), exact, bound) <= 1
+    assert share_of_bound(kv_int8.decode(query, *cache, lengths, size**-0.5), exact, bound) <= 1
 
 
 @pytest.mark.parametrize("programs", [1, 4, 1024])
 @pytest.mark.parametrize("block_n", [16, 32])
-def test_the_splits_add_up(device, within, programs, block_n):
+def test_the_splits_add_up(device, share_of_bound, programs, block_n):
     """Rows of 0, 1, a tile and all tokens, in fewer and in more splits than tiles; none is longer than the context."""
     cache = filled(5, 1, 300, 16)
     query, lengths = tokens(5, 2, 16, dtype=torch.bfloat16), torch.tensor([0, 1, 32, 300, 1000])
     got = run(query, cache, lengths, 0.25, device, programs=programs, block_n=block_n)
-    within(got, *exact_and_bound(query, cache, lengths, 0.25))
+    assert share_of_bound(got, *exact_and_bound(query, cache, lengths, 0.25)) <= 1
     assert not got[0].any()
 
 
@@ -145,16 +145,16 @@ def test_what_is_stored_is_half_a_step_off_at_most(device, kv_heads, new, size, 
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-4, 1e25])
-def test_scales_may_be_extreme(device, within, size):
+def test_scales_may_be_extreme(device, share_of_bound, size):
     cache = filled(2, 2, 40, 32)
     cache[3] *= size  # of values
     cache[1] *= size  # of keys, and the queries the other way
     query, lengths = tokens(2, 4, 32, dtype=torch.bfloat16), torch.tensor([40, 7])
     exact, bound = exact_and_bound(query, cache, lengths, 1 / size)
-    within(run(query, cache, lengths, 1 / size, device), exact, bound)
+    assert share_of_bound(run(query, cache, lengths, 1 / size, device), exact, bound) <= 1
 
 
-def test_a_token_of_zeros_is_stored_and_takes_its_share(device, within):
+def test_a_token_of_zeros_is_stored_and_takes_its_share(device, share_of_bound):
     cache = empty(1, 1, 4, 16)
     states = torch.zeros(1, 1, 4, 16, dtype=torch.bfloat16)
     values = states.clone()
@@ -163,7 +163,7 @@ def test_a_token_of_zeros_is_stored_and_takes_its_share(device, within):
                  torch.arange(4)[None].to(device))  # fmt: skip
     assert all(bool(torch.isfinite(scale).all()) and float(scale.min()) > 0 for scale in on[1::2])
     y = run(tokens(1, 2, 16, dtype=torch.bfloat16), on, torch.tensor([4]), 1.0, device)
-    within(y, torch.full((1, 2, 16), 2.0, dtype=torch.float64), P * 2)
+    assert share_of_bound(y, torch.full((1, 2, 16), 2.0, dtype=torch.float64), P * 2) <= 1
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
@@ -266,9 +266,9 @@ def test_heads_beyond_the_kernels_are_refused():
         kv_int8.decode(torch.zeros(1, 1, 8), *empty(1, 1, 4, 8), torch.ones(1, dtype=torch.int64), 1.0)
 
 
-def test_pytorch_knows_the_operators():
+def test_pytorch_knows_the_operators(opchecked):
     cache = filled(3, 2, 10, 16)
     states = tokens(2, 2, 2, 3, 16, dtype=BF16)
-    torch.library.opcheck(torch.ops.deshi.kv_write, (*states, *cache, 1, torch.arange(6).reshape(2, 3)))
+    assert opchecked(torch.ops.deshi.kv_write, *states, *cache, 1, torch.arange(6).reshape(2, 3))
     query, lengths = tokens(2, 4, 16, dtype=BF16), torch.tensor([3, 10])
-    torch.library.opcheck(torch.ops.deshi.kv_decode, (query, *cache, lengths, 0.25))
+    assert opchecked(torch.ops.deshi.kv_decode, query, *cache, lengths, 0.25)

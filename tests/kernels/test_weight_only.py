@@ -99,7 +99,7 @@ def exact_and_bound(x, quantized, bias, activation):
     tile=st.sampled_from(TILES),
 )
 def test_it_is_the_product(
-    name, device, within, rows, columns, blocks, ragged, group, symmetric, activation, with_bias, dtype, tile
+    name, device, share_of_bound, rows, columns, blocks, ragged, group, symmetric, activation, with_bias, dtype, tile
 ):
     product, inner = PRODUCTS[name], ragged if group is None else group * blocks
     quantized = weights(product.bits, columns, inner, group, symmetric)
@@ -109,11 +109,11 @@ def test_it_is_the_product(
     exact, bound = exact_and_bound(x, quantized, bias, activation)
     there = None if bias is None else bias.to(device)
     got = product.module.run(x.to(device), *stored(product, quantized, device), there, activation, sizes(tile))
-    within(product.public(x, *stored(product, quantized, "cpu"), bias, activation), exact, bound)
+    assert share_of_bound(product.public(x, *stored(product, quantized, "cpu"), bias, activation), exact, bound) <= 1
     if "dequantize" in tile:  # the whole weight, and the product before bias and activation, are rounded to 16 bits
         size = x.double().abs() @ whole(quantized).abs().t()
         bound = bound + 1.13 * 3 * torch.finfo(dtype).eps * size
-    within(got, exact, bound)
+    assert share_of_bound(got, exact, bound) <= 1
 
 
 def test_every_integer_is_exact(name, device):
@@ -130,12 +130,12 @@ def test_every_integer_is_exact(name, device):
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-6, 1e4])
-def test_scales_may_be_extreme(name, device, within, size):
+def test_scales_may_be_extreme(name, device, share_of_bound, size):
     product = PRODUCTS[name]
     quantized = weights(product.bits, 24, 128, 64, True, scale=size)
     x = torch.randn(3, 128, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     got = product.module.run(x.to(device), *stored(product, quantized, device), None, "none", sizes(TILES[1]))
-    within(got, *exact_and_bound(x, quantized, None, "none"))
+    assert share_of_bound(got, *exact_and_bound(x, quantized, None, "none")) <= 1
 
 
 def test_zeros_stay_zeros(name, device):
@@ -158,13 +158,13 @@ def test_what_is_not_finite_stays_in_its_row(name, device, poison):
         assert not torch.isfinite(got[2]).any()
 
 
-def test_rows_of_x_may_lie_apart(name, device, within):
+def test_rows_of_x_may_lie_apart(name, device, share_of_bound):
     product = PRODUCTS[name]
     quantized = weights(product.bits, 24, 128, 64, True)
     wide = torch.randn(3, 300, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     x = wide.to(device)[:, 100:228]
     got = product.module.run(x, *stored(product, quantized, device), None, "none", sizes(TILES[1]))
-    within(got, *exact_and_bound(wide[:, 100:228], quantized, None, "none"))
+    assert share_of_bound(got, *exact_and_bound(wide[:, 100:228], quantized, None, "none")) <= 1
 
 
 def test_the_conversion_in_ptx_is_the_conversion(name):
@@ -223,11 +223,11 @@ def test_bad_input_is_refused_with_the_fix(name, change, says):
         product.public(*(good | change).values())
 
 
-def test_pytorch_knows_the_operator(name):
+def test_pytorch_knows_the_operator(name, opchecked):
     product = PRODUCTS[name]
     for group, columns in ((32, 64), (None, 37)):
         quantized = weights(product.bits, 16, columns, group, False)
         x = torch.randn(3, columns).to(torch.bfloat16)
         for activation in ("none", "gelu"):
             given = (x, *stored(product, quantized, "cpu"), None, activation)
-            torch.library.opcheck(getattr(torch.ops.deshi, name), given)
+            assert opchecked(getattr(torch.ops.deshi, name), *given)

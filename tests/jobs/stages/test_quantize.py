@@ -66,7 +66,7 @@ def test_transformers_and_we_read_the_same_model(models, family, scheme, tmp_pat
 
 
 def dequantized(layer):
-    """[out, in] of a layer, by multiplying it with every unit vector in float64."""
+    """[out, in] of a layer, from the tensors that its kernel reads."""
     from deshi.kernels.packing import deinterleave
 
     columns = layer.in_features

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from deshi.serve.engines.decode_graphs import DecodeGraphs
 from deshi.serve.engines.int8_cache import ATTENTION, Int8Cache
 from deshi.serve.engines.slot_cache import SlotCache
 
 SLOTS, CONTEXT = 6, 32
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+TINY = runpy.run_path(str(Path(__file__).with_name("tiny_llama.py")))
 
 
 def llama(device="cpu", dtype=torch.float32, **changes):
-    torch.manual_seed(3)
-    sizes = {"vocab_size": 270, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
-    ends = {"bos_token_id": None, "eos_token_id": None}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, **ends, **HEADS, **changes)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.2)
+    model = TINY["llama"](**changes)
     model.set_attn_implementation(ATTENTION)
     return model.to(device, dtype)
 

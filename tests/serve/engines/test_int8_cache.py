@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from deshi.serve.engines import torch_decode
@@ -21,20 +23,7 @@ from deshi.serve.engines.text_stream import token_bytes
 
 PROMPTS = [[40, 41, 42], [7], list(range(100, 160)), [200, 3, 9, 9], [50] * 17, [11, 12]]
 COUNTS = [20, 33, 5, 12, 28, 9]
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
-
-
-def llama(**changes):
-    """Two layers, four query heads that share two key-value heads, and weights that matter."""
-    torch.manual_seed(3)
-    sizes = {"vocab_size": 270, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
-    ends = {"bos_token_id": None, "eos_token_id": None}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, **ends, **HEADS, **changes)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.2)
-    return model
+llama = runpy.run_path(str(Path(__file__).with_name("tiny_llama.py")))["llama"]
 
 
 class RoundedLayer(SlotLayer):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from deshi.serve.batching import Full
 from deshi.serve.engines import torch_decode, torch_generate
 from deshi.serve.engines.generation import GenerationParams, Slots
 
+TINY = runpy.run_path(str(Path(__file__).with_name("tiny_llama.py")))
 PROMPTS = [[40, 41, 42], [7], list(range(100, 160)), [200, 3, 9, 9], [50] * 17, [11, 12]]
 
 
@@ -25,16 +28,8 @@ def lively(parrot, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("lively")
     shutil.copytree(parrot / "model", folder / "model")
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.3)
-    model.config.eos_token_id = model.generation_config.eos_token_id = None
-    model.save_pretrained(folder / "model")
     (folder / "engines" / "torch_generate-fp32").mkdir(parents=True)
-    return folder, model.eval()
+    return folder, TINY["enliven"](folder / "model")
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import runpy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from deshi.serve.kpi import Kpi, Target
 from deshi.serve.release import Manifest
 from deshi.serve.serving import SHAPE_CLASSES, ServedTarget, Serving
 
+TINY = runpy.run_path(str(Path(__file__).with_name("tiny_llama.py")))
 LABELS = ("PERSON", "PLACE", "TIME")
 
 
@@ -102,14 +104,7 @@ def test_a_folder_that_is_not_quantized_is_refused(asked_for, candidate, tmp_pat
 def test_a_language_model_writes_what_stock_transformers_writes(asked_for, parrot, tmp_path, scheme):
     """Random layers that matter, six requests over three slots, against `generate` on the same integers made whole."""
     shutil.copytree(parrot / "model", tmp_path / "model")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.3)
-    model.config.eos_token_id = model.generation_config.eos_token_id = None
-    model.save_pretrained(tmp_path / "model")
+    TINY["enliven"](tmp_path / "model")
     build = tmp_path / "engines" / f"triton-{scheme}"
     export_integers(tmp_path / "model", build, scheme=scheme)
     stock = AutoModelForCausalLM.from_pretrained(build, dtype=torch.float32)
@@ -133,7 +128,3 @@ def test_a_language_model_writes_what_stock_transformers_writes(asked_for, parro
         best = steps[0].logprobs[0]
         assert len(steps) == 12 and best.logprob == pytest.approx(float(first.max()), abs=0.1)
         assert [one.logprob for one in best.top] == pytest.approx(first.topk(5).values.tolist(), abs=0.2)
-
-
-def test_the_references_must_be_asked_for_by_name():
-    assert os.environ.get("DESHI_REFERENCE_KERNELS") is None, "a test leaked it"
